@@ -1,0 +1,1 @@
+"""What answers a model call: a script (`script`) or the bundled small model (`llama`)."""

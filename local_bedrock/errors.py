@@ -1,0 +1,61 @@
+"""The errors Bedrock Runtime models, each with the HTTP status it has before a stream.
+
+ServiceError        a modelled (or any named) error; before the stream an HTTP error, in it an exception frame
+UnmodelledFrame     an error frame the service model does not know; only inside a stream
+ConnectionDropped   the connection is to be closed without an answer
+"""
+
+from __future__ import annotations
+
+from local_bedrock.calls import Json
+
+STATUS_OF_ERROR = {
+    "AccessDeniedException": 403,
+    "InternalServerException": 500,
+    "ModelErrorException": 424,
+    "ModelNotReadyException": 429,
+    "ModelStreamErrorException": 424,
+    "ModelTimeoutException": 408,
+    "ResourceNotFoundException": 404,
+    "ServiceQuotaExceededException": 400,
+    "ServiceUnavailableException": 503,
+    "ThrottlingException": 429,
+    "ValidationException": 400,
+}
+
+
+class ServiceError(Exception):
+    """An error Bedrock answers with. `name` is the exception's shape name; the status defaults to the modelled one, else 500."""
+
+    def __init__(self, name: str, message: str, *, status: int | None = None, retry_after: str | None = None) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
+        self.message = message
+        self.status = status or STATUS_OF_ERROR.get(name, 500)
+        self.retry_after = retry_after
+
+    @property
+    def stream_name(self) -> str:
+        """The name in a stream's `:exception-type` header."""
+        return self.name[:1].lower() + self.name[1:]
+
+    def body(self) -> dict[str, Json]:
+        return {"message": self.message}
+
+
+class UnmodelledFrame(Exception):  # noqa: N818 - named for what travels on the wire
+    """Ends a stream with an `:message-type=error` frame."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class ConnectionDropped(Exception):  # noqa: N818 - an event, not an error of this endpoint
+    """The connection is closed here, whatever was still to come."""
+
+
+def invalid(message: str) -> ServiceError:
+    """A refused request."""
+    return ServiceError("ValidationException", message)
