@@ -1,1 +1,1 @@
-"""A Bedrock Runtime endpoint for one machine: same wire protocol, scripted answers or a small bundled model, and an invoice."""
+"""A Bedrock Runtime endpoint for one machine: the same wire protocol, scripted or small-model answers, and an invoice."""

@@ -1,7 +1,7 @@
 """What one model call asks for and what it gets, free of any wire format.
 
-Token counts are additive over `ModelCall.segments()`: input tokens are the sum of each segment's own count, so a count of
-at most one token per UTF-8 byte stays under the sum of the bytes of all text and tool JSON.
+Token counts are additive over `ModelCall.segments()`: input tokens are the sum of each segment's own count, so a count
+of at most one token per UTF-8 byte stays under the sum of the bytes of all text and tool JSON.
 """
 
 from __future__ import annotations
@@ -83,6 +83,14 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_tokens + other.cache_read_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)

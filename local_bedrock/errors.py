@@ -25,7 +25,7 @@ STATUS_OF_ERROR = {
 
 
 class ServiceError(Exception):
-    """An error Bedrock answers with. `name` is the exception's shape name; the status defaults to the modelled one, else 500."""
+    """An error Bedrock answers with, by its shape name. The status defaults to the modelled one, else 500."""
 
     def __init__(self, name: str, message: str, *, status: int | None = None, retry_after: str | None = None) -> None:
         super().__init__(f"{name}: {message}")
@@ -43,7 +43,7 @@ class ServiceError(Exception):
         return {"message": self.message}
 
 
-class UnmodelledFrame(Exception):  # noqa: N818 - named for what travels on the wire
+class UnmodelledFrame(Exception):
     """Ends a stream with an `:message-type=error` frame."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -52,7 +52,7 @@ class UnmodelledFrame(Exception):  # noqa: N818 - named for what travels on the 
         self.message = message
 
 
-class ConnectionDropped(Exception):  # noqa: N818 - an event, not an error of this endpoint
+class ConnectionDropped(Exception):
     """The connection is closed here, whatever was still to come."""
 
 

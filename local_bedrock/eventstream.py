@@ -50,7 +50,12 @@ def encode_error(code: str, message: str) -> bytes:
 
 def _encode_header(name: str, value: str) -> bytes:
     name_bytes, value_bytes = name.encode(), value.encode()
-    return struct.pack("!B", len(name_bytes)) + name_bytes + struct.pack("!BH", _STRING_HEADER, len(value_bytes)) + value_bytes
+    return (
+        struct.pack("!B", len(name_bytes))
+        + name_bytes
+        + struct.pack("!BH", _STRING_HEADER, len(value_bytes))
+        + value_bytes
+    )
 
 
 def _dump(body: Json) -> bytes:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from svc_common.settings import Settings
 
 BUNDLED_MODEL_ID = "local.smollm2-135m"
 
 
-class LocalBedrockSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="DBP_BEDROCK_LOCAL_", frozen=True, extra="forbid")
+class LocalBedrockSettings(Settings):
+    model_config = SettingsConfigDict(env_prefix="DBP_BEDROCK_LOCAL_")
+    table = "bedrock_local"
 
     host: str = Field("127.0.0.1", description="address to bind; loopback unless set")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8790, description="TCP port; 0 takes a free one")

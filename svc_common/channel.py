@@ -1,0 +1,134 @@
+"""Calling other services: channels with our manners, and calls that outlive a short absence of the callee."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar, cast
+
+import grpc
+from grpc.aio import ClientCallDetails, Metadata
+
+from svc_common import deadline, telemetry
+from svc_common.errors import ErrorReason
+from svc_common.settings import CommonSettings
+from svc_common.status import error_of
+
+Request = TypeVar("Request", contravariant=True)
+Response = TypeVar("Response", covariant=True)
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+_SERVICE_CONFIG = json.dumps(
+    {
+        # pick_first would pin a channel to one replica; health checks take a draining one out of the round.
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
+    }
+)
+
+_TRANSIENT = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE})
+
+
+class UnaryMethod(Protocol[Request, Response]):
+    """A unary method of a generated stub."""
+
+    def __call__(self, request: Request, *, timeout: float | None = None) -> Awaitable[Response]: ...
+
+
+def open_channel(address: str, settings: CommonSettings) -> grpc.aio.Channel:
+    """A channel to `host:port` or a `dns:///` target. Must be called, used and closed on one event loop."""
+    options = [
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.enable_retries", 0),  # ours is the only retry loop: `call`
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    target = address if "://" in address else f"dns:///{address}"
+    interceptors: Any = [_UnaryInterceptor(settings.auth_token), _StreamInterceptor(settings.auth_token)]
+    if settings.tls_ca_file or settings.tls_cert_file:
+        roots = settings.tls_ca_file.read_bytes() if settings.tls_ca_file else None
+        credentials = grpc.ssl_channel_credentials(root_certificates=roots)
+        return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+    return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+
+
+async def call(
+    method: UnaryMethod[Request, Response],
+    request: Request,
+    *,
+    timeout: float | None = None,
+    patience: float = 0.0,
+) -> Response:
+    """Makes a unary call and raises `ServiceError` for its failures.
+
+    The deadline of the work at hand bounds it, and `timeout` (seconds) each try. For `patience` seconds it is repeated, with
+    growing pauses, while the callee or its store is away; every RPC of this house is safe to repeat.
+    """
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + patience
+    pause = 0.02
+    while True:
+        try:
+            return await method(request, timeout=deadline.bounded(timeout))
+        except grpc.aio.AioRpcError as rpc_error:
+            error = error_of(rpc_error)
+            if error.reason not in _TRANSIENT or loop.time() + pause > give_up:
+                raise error from rpc_error
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, 0.5)
+
+
+@asynccontextmanager
+async def stream(rpc: Any) -> AsyncIterator[AsyncIterator[Any]]:
+    """Consumes a response stream; leaving the block cancels it. Its failures are raised as `ServiceError`."""
+
+    async def responses() -> AsyncIterator[Any]:
+        try:
+            async for response in rpc:
+                yield response
+        except grpc.aio.AioRpcError as rpc_error:
+            raise error_of(rpc_error) from rpc_error
+
+    try:
+        yield responses()
+    finally:
+        rpc.cancel()
+
+
+class _Interceptor:
+    def __init__(self, auth_token: str) -> None:
+        self._authorization = f"Bearer {auth_token}" if auth_token else ""
+
+    def _details(self, details: ClientCallDetails) -> ClientCallDetails:
+        metadata = Metadata(*(details.metadata or ()))
+        if self._authorization:
+            metadata.add("authorization", self._authorization)
+        if traceparent := telemetry.current_traceparent():
+            metadata.add(telemetry.TRACEPARENT, traceparent)
+        timeout = deadline.bounded(details.timeout)
+        # grpc.aio's details are an immutable named tuple in every version, whatever its stubs say.
+        return cast(Any, details)._replace(metadata=metadata, timeout=timeout)  # type: ignore[no-any-return]
+
+
+class _UnaryInterceptor(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor[Any, Any]):
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Any], client_call_details: ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(self._details(client_call_details), request)
+
+
+class _StreamInterceptor(_Interceptor, grpc.aio.UnaryStreamClientInterceptor[Any, Any]):
+    async def intercept_unary_stream(
+        self, continuation: Callable[..., Any], client_call_details: ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(self._details(client_call_details), request)

@@ -1,0 +1,128 @@
+"""Opening a database: the same tables and the same promises on SQLite and PostgreSQL.
+
+SQLite: one file and one writing process per service, WAL, synchronous FULL, so that an acknowledged commit survives a power cut.
+PostgreSQL: READ COMMITTED, psycopg 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from svc_common.errors import ErrorReason, ServiceError
+
+T = TypeVar("T")
+
+
+def open_engine(url: str, *, pool_size: int = 8) -> Engine:
+    """An engine for `sqlite:///path` or `postgresql://...`. Raises ValueError for any other URL."""
+    parsed = make_url(url)
+    match parsed.get_backend_name():
+        case "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise ValueError("a SQLite URL must name a file: an in-memory store would lose what it acknowledged")
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"check_same_thread": False})
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_immediate_or_read)
+            return engine
+        case "postgresql":
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_pre_ping=False,
+                isolation_level="READ COMMITTED",
+                connect_args={"connect_timeout": 5, "prepare_threshold": 3},
+            )
+    raise ValueError(f"unknown kind of database: {parsed.get_backend_name()}")
+
+
+def _configure_sqlite(connection: object, _: ConnectionPoolEntry) -> None:
+    # Autocommit on the driver's side: the driver would otherwise begin its own deferred transactions, and a read transaction
+    # that turns into a write fails with SQLITE_BUSY instead of waiting.
+    connection.isolation_level = None  # type: ignore[attr-defined]
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "cache_size=-16000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate_or_read(connection: Connection) -> None:
+    mode = "DEFERRED" if connection.get_execution_options().get("read_only") else "IMMEDIATE"
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns a database that is away into STORE_UNAVAILABLE. The driver's text stays in the cause, for the log."""
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated or _is_away(error):
+            raise ServiceError(ErrorReason.STORE_UNAVAILABLE, "the store does not answer", retry_after=0.2) from error
+        raise
+    except SQLAlchemyError as error:
+        if "QueuePool limit" in str(error):
+            raise ServiceError(ErrorReason.STORE_UNAVAILABLE, "the store is overloaded", retry_after=0.2) from error
+        raise
+
+
+def _is_away(error: DBAPIError) -> bool:
+    # OperationalError covers lost and refused connections, a server that is starting or stopping, a locked or full SQLite file.
+    return type(error).__name__ in ("OperationalError", "InterfaceError")
+
+
+class Database:
+    """An engine and the threads in which it is read; writing goes through a `GroupCommitter` that calls `write`."""
+
+    def __init__(self, engine: Engine, *, read_threads: int = 4) -> None:
+        self.engine = engine
+        self._reader = engine.execution_options(read_only=True)
+        self._threads = ThreadPoolExecutor(read_threads, thread_name_prefix="store-read")
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in one transaction, in the calling thread. Commits when it returns, rolls back when it raises."""
+        with translated_errors(), self.engine.begin() as connection:
+            return work(connection)
+
+    def read_here(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in one read-only transaction, in the calling thread."""
+        with translated_errors(), self._reader.begin() as connection:
+            return work(connection)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in one read-only transaction, in a thread of this object."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.read_here, work)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        self.engine.dispose()
+
+
+def migrate(engine: Engine, migrations: Path) -> None:
+    """Brings the tables to the newest revision of the Alembic scripts in `migrations`.
+
+    Several replicas may start at once: on PostgreSQL an advisory lock lets one of them work and the others wait.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    with translated_errors(), engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236478)")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
