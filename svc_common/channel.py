@@ -120,14 +120,14 @@ class _Interceptor:
         return cast(Any, details)._replace(metadata=metadata, timeout=timeout)  # type: ignore[no-any-return]
 
 
-class _UnaryInterceptor(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor[Any, Any]):
+class _UnaryInterceptor(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: ClientCallDetails, request: Any
     ) -> Any:
         return await continuation(self._details(client_call_details), request)
 
 
-class _StreamInterceptor(_Interceptor, grpc.aio.UnaryStreamClientInterceptor[Any, Any]):
+class _StreamInterceptor(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: ClientCallDetails, request: Any
     ) -> Any:

@@ -41,12 +41,12 @@ def from_amount(amount: common_pb2.Amount, field: str) -> int:
         raise invalid_field(f"{field}.money.currency_code", "only USD is known")
     if abs(money.nanos) >= _NANO or (money.units > 0 > money.nanos) or (money.units < 0 < money.nanos):
         raise invalid_field(f"{field}.money.nanos", "must be under 1e9 in size and of the sign of units")
-    pico_usd = checked((money.units * _NANO + money.nanos) * _PICO_PER_NANO)
-    if amount.pico_usd and to_amount(amount.pico_usd).money != money_pb2.Money(
-        currency_code="USD", units=money.units, nanos=money.nanos
-    ):
+    if not amount.pico_usd:
+        return checked((money.units * _NANO + money.nanos) * _PICO_PER_NANO)
+    shown = to_amount(amount.pico_usd).money
+    if (shown.units, shown.nanos) != (money.units, money.nanos):
         raise invalid_field(field, "money and pico_usd disagree")
-    return amount.pico_usd or pico_usd
+    return amount.pico_usd
 
 
 def parse_usd(text: str) -> int:

@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 import protovalidate
@@ -23,13 +23,13 @@ from svc_common.times import MICROS, now
 
 logger = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 # A client without a deadline shows as None, or on some paths as a time of centuries.
 _NO_DEADLINE_SECONDS = 10 * 365 * 24 * 3600
 
 
-class ServiceInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
     """`auth_token` empty asks for none. `max_call_seconds` is the deadline of unary calls that bring none."""
 
     def __init__(self, *, auth_token: str, max_call_seconds: float) -> None:
