@@ -43,6 +43,8 @@ class Endpoint:
         self.invoice = Invoice(settings.invoice_records)
         self.backend = backend
         self.running: set[str] = set()
+        self.idle = asyncio.Event()
+        self.idle.set()
         self._settings = settings
         self._prompt_cache = PromptCache(settings.cache_min_tokens, time.monotonic)
 
@@ -72,6 +74,7 @@ class Endpoint:
             return error_response(error, call_id)
         self.invoice.open(call_id, call)
         self.running.add(call_id)
+        self.idle.clear()
         try:
             return await self._respond(request, call_id, call)
         except ServiceError as error:
@@ -82,7 +85,8 @@ class Endpoint:
             self._end(call_id, CallState.DISCONNECTED, "")
             raise
         finally:
-            self.running.discard(call_id)
+            if call_id in self.running:  # a fault of this endpoint itself; aiohttp answers it with a 500
+                self._end(call_id, CallState.FAILED, "endpoint failure")
 
     async def _respond(self, request: web.Request, call_id: str, call: ModelCall) -> web.StreamResponse:
         started = time.monotonic()
@@ -100,8 +104,10 @@ class Endpoint:
         return await respond(lambda: int((time.monotonic() - started) * 1000))
 
     def _end(self, call_id: str, state: CallState, error: str) -> None:
-        self.running.discard(call_id)
         self.invoice.close(call_id, state, error)
+        self.running.discard(call_id)
+        if not self.running:
+            self.idle.set()
 
     async def _parse(self, operation: str, request: web.Request) -> ModelCall:
         model_id, body = await self._checked_body(request)
@@ -164,6 +170,11 @@ class RunningEndpoint:
     def running_calls(self) -> int:
         """Calls whose response has not ended and whose client has not left."""
         return len(self._endpoint.running)
+
+    async def wait_idle(self, timeout: float) -> None:
+        """Return once no call is running. Raises TimeoutError after `timeout` seconds."""
+        async with asyncio.timeout(timeout):
+            await self._endpoint.idle.wait()
 
     def load_script(self, script: Script | Decide) -> None:
         """Replace the script; see Endpoint.load_script."""

@@ -6,23 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from local_bedrock.server import RunningEndpoint, start
 from local_bedrock.settings import LocalBedrockSettings
+from tests.local_bedrock.runtime_client import runtime_client
 
 if TYPE_CHECKING:
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
 
 T = TypeVar("T")
-
-
-def runtime_client(url: str, read_timeout: float = 20, secret: str = "any") -> BedrockRuntimeClient:
-    session = boto3.Session(aws_access_key_id="AKIDANY", aws_secret_access_key=secret, region_name="us-east-1")
-    config = Config(retries={"total_max_attempts": 1}, read_timeout=read_timeout, connect_timeout=5)
-    return session.client("bedrock-runtime", endpoint_url=url, config=config)
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ def text_of(events: list[dict[str, Any]]) -> str:
 
 
 def usage_of(events: list[dict[str, Any]]) -> dict[str, Any]:
-    return events[-1]["metadata"]["usage"]
+    usage: dict[str, Any] = events[-1]["metadata"]["usage"]
+    return usage
 
 
 async def test_first_fitting_rule_answers_and_a_used_up_rule_steps_aside(endpoint: RunningEndpoint, call: Any) -> None:
@@ -48,7 +49,9 @@ async def test_first_fitting_rule_answers_and_a_used_up_rule_steps_aside(endpoin
 
 async def test_call_that_no_rule_fits_fails_and_says_why(endpoint: RunningEndpoint, call: Any) -> None:
     endpoint.load_script(Script(rules=(Rule(when=When(text="never")),)))
-    with pytest.raises(ClientError, match="No rule of the script fits this call: model amazon.nova-lite-v1:0") as failure:
+    with pytest.raises(
+        ClientError, match=r"No rule of the script fits this call: model amazon\.nova-lite-v1:0"
+    ) as failure:
         await call.converse("something else")
     assert failure.value.response["Error"]["Code"] == "ModelErrorException"
     assert endpoint.invoice.records()[0].usage.total_tokens == 0
@@ -64,7 +67,9 @@ async def test_tools_are_called_at_once_and_their_results_answered(endpoint: Run
                     reply=Reply(
                         text="looking",
                         tools=(
-                            ToolCall(name="search", input={"query": "{last_user_text}", "deep": [1, {"a": "é"}]}, id="t1"),
+                            ToolCall(
+                                name="search", input={"query": "{last_user_text}", "deep": [1, {"a": "é"}]}, id="t1"
+                            ),
                             ToolCall(name="search", input={"query": "second"}, id="t2"),
                         ),
                     ),
@@ -106,7 +111,9 @@ async def test_max_tokens_end_an_endless_answer_exactly(endpoint: RunningEndpoin
 
 
 async def test_max_tokens_cut_a_tool_call_short(endpoint: RunningEndpoint, call: Any) -> None:
-    endpoint.load_script(Script(rules=(Rule(reply=Reply(tools=(ToolCall(name="search", input={"query": "x" * 99}),))),)))
+    endpoint.load_script(
+        Script(rules=(Rule(reply=Reply(tools=(ToolCall(name="search", input={"query": "x" * 99}),))),))
+    )
     config = {"tools": [SEARCH]}
     reply = await call.converse(toolConfig=config, inferenceConfig={"maxTokens": 6})
     assert reply["stopReason"] == "max_tokens"
@@ -164,7 +171,9 @@ async def test_function_can_be_the_script(endpoint: RunningEndpoint, call: Any) 
         await call.events("loud")
 
 
-async def test_new_script_comes_in_over_http_and_a_bad_one_names_its_fault(endpoint: RunningEndpoint, call: Any) -> None:
+async def test_new_script_comes_in_over_http_and_a_bad_one_names_its_fault(
+    endpoint: RunningEndpoint, call: Any
+) -> None:
     async def post(script: str) -> tuple[int, str]:
         request = urllib.request.Request(f"{endpoint.url}/_local/script", data=script.encode(), method="POST")
 
@@ -199,5 +208,5 @@ def test_bad_script_is_refused_with_its_place(script: str, place: str) -> None:
 
 
 def test_missing_script_file_is_refused() -> None:
-    with pytest.raises(ScriptError, match="nowhere.yaml"):
+    with pytest.raises(ScriptError, match=r"nowhere\.yaml"):
         load_script("nowhere.yaml")
