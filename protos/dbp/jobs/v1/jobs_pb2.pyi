@@ -647,12 +647,18 @@ class JobReport(_message.Message):
     SUCCESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    REPORT_NUMBER_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Id of the job. Required."""
     fencing_token: _builtins.int
     """Fencing token of the lease. Required."""
     checkpoint: _builtins.bytes
     """When not empty: replaces the stored checkpoint. At most 4 MiB."""
+    report_number: _builtins.int
+    """Number of this report within its lease, from 1. A number that is not greater than the last one recorded is answered ACCEPTED and
+    changes nothing, so that a report can be repeated after a lost reply without its events being written twice. Default 0: not
+    numbered.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewEvent]:
         """Events to append to the log of the root, in order, before the outcome takes effect. At most 1000."""
@@ -679,10 +685,11 @@ class JobReport(_message.Message):
         success: Global___Success | None = ...,
         failure: Global___Failure | None = ...,
         release: Global___Release | None = ...,
+        report_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "release", b"release", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "events", b"events", "failure", b"failure", "fencing_token", b"fencing_token", "job_id", b"job_id", "outcome", b"outcome", "release", b"release", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "events", b"events", "failure", b"failure", "fencing_token", b"fencing_token", "job_id", b"job_id", "outcome", b"outcome", "release", b"release", "report_number", b"report_number", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["success", "failure", "release"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
