@@ -1,0 +1,32 @@
+"""Background loops that never die in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from svc_common.errors import ErrorReason, ServiceError
+
+logger = logging.getLogger(__name__)
+
+_EXPECTED = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.DEADLINE_EXCEEDED})
+
+
+async def supervised(name: str, loop: Callable[[], Awaitable[None]], *, max_pause: float = 1.0) -> None:
+    """Runs an endless `loop` again, after a growing pause, whenever it ends. Ends itself only when it is cancelled."""
+    pause = 0.05
+    clock = asyncio.get_running_loop()
+    while True:
+        began = clock.time()
+        try:
+            await loop()
+        except ServiceError as error:
+            level = logging.DEBUG if error.reason in _EXPECTED else logging.ERROR
+            logger.log(level, "%s: %s", name, error)
+        except Exception:  # a bug in one loop must neither end it for good nor pass unseen
+            logger.exception("%s broke and begins again", name)
+        if clock.time() - began > 10:
+            pause = 0.05
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, max_pause)

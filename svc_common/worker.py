@@ -1,0 +1,357 @@
+"""The pulling side of the queue: claims jobs, runs a handler for each, and reports without the handler having to care.
+
+Used by both doers. Heartbeats go on whatever the handlers do; text is gathered for some tens of milliseconds; reports of all leases
+share one call; a report that cannot be delivered is repeated, under its number, until the service is back. A lease that is lost,
+aborted or past its deadline cancels its handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from dbp.common.v1 import common_pb2
+from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+
+from svc_common import deadline
+from svc_common.channel import call, stream
+from svc_common.errors import ErrorReason, ServiceError
+from svc_common.tasks import supervised
+from svc_common.times import from_timestamp
+
+logger = logging.getLogger(__name__)
+
+Outcome = jobs_pb2.Success | jobs_pb2.Failure | jobs_pb2.Release
+
+TEXT_GATHER_SECONDS = 0.03
+_CLAIM_WAIT_SECONDS = 20
+_REPORT_TIMEOUT_SECONDS = 10.0
+_AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.DEADLINE_EXCEEDED})
+_MAX_EVENTS_PER_REPORT = 200
+
+
+class LeaseLost(Exception):
+    """The lease is over: the job was aborted, its deadline came, or it was leased to another worker."""
+
+
+@dataclass(eq=False)
+class JobRun:
+    """One leased job, as its handler sees it."""
+
+    job: jobs_pb2.Job
+    fencing_token: int
+    _reporter: _Reporter
+    stop_reason: int = common_pb2.END_REASON_UNSPECIFIED
+    task: asyncio.Task[None] | None = None
+    events: list[jobs_pb2.NewEvent] = field(default_factory=list)
+    checkpoint: bytes = b""
+    outcome: Outcome | None = None
+    heartbeat_due: bool = False
+    recorded: asyncio.Future[None] | None = None
+    last_report: int = 0
+
+    def text(self, channel: str, text: str) -> None:
+        """Puts text out. Pieces that follow each other closely travel as one."""
+        last = self.events[-1] if self.events else None
+        if last is not None and last.HasField("text") and last.text.channel == channel and len(last.text.text) < 8192:
+            last.text.text += text
+        else:
+            self.events.append(jobs_pb2.NewEvent(text=jobs_pb2.TextOutput(channel=channel, text=text)))
+        self._reporter.wake(urgent=False)
+
+    def note(self, type_: str, data: bytes) -> None:
+        """Writes an event of the caller's own kind."""
+        self.events.append(jobs_pb2.NewEvent(note=jobs_pb2.Note(type=type_, data=data)))
+        self._reporter.wake(urgent=True)
+
+    async def save(self, checkpoint: bytes) -> None:
+        """Stores a checkpoint; returns when it and all earlier events are durable. Raises LeaseLost."""
+        self.checkpoint = checkpoint
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Returns when everything said so far is durable. Raises LeaseLost."""
+        if self.recorded is None:
+            self.recorded = asyncio.get_running_loop().create_future()
+        self._reporter.wake(urgent=True)
+        await asyncio.shield(self.recorded)
+
+    @property
+    def has_news(self) -> bool:
+        return bool(
+            self.events
+            or self.checkpoint
+            or self.outcome is not None
+            or self.heartbeat_due
+            or self.recorded is not None
+        )
+
+
+Handler = Callable[[JobRun], Awaitable[Outcome]]
+
+
+class Worker:
+    """Claims jobs of some kinds for `slots` handlers. Build, `start`, and in the end `stop`."""
+
+    def __init__(
+        self,
+        stub: jobs_pb2_grpc.JobsServiceAsyncStub,
+        *,
+        worker_id: str,
+        kinds: list[str],
+        slots: int,
+        handler: Handler,
+    ) -> None:
+        self._stub = stub
+        self.worker_id = worker_id
+        self._kinds = kinds
+        self._slots = slots
+        self._handler = handler
+        self._runs: dict[tuple[str, int], JobRun] = {}
+        self._slot_free = asyncio.Event()
+        self._slot_free.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._heartbeat_seconds = 5.0
+        self._draining = False
+        self._reporter = _Reporter(stub, worker_id, self._runs, self._lose)
+        self._loops: list[asyncio.Task[None]] = []
+
+    @property
+    def running(self) -> int:
+        return len(self._runs)
+
+    def start(self) -> None:
+        self._loops = [
+            asyncio.create_task(supervised("claims", self._claim)),
+            asyncio.create_task(supervised("stops", self._watch_stops)),
+            asyncio.create_task(supervised("heartbeats", self._beat)),
+            asyncio.create_task(supervised("reports", self._reporter.run)),
+        ]
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Claims nothing more, lets handlers finish for `drain_seconds`, and gives back the leases of those that have not."""
+        self._draining = True
+        self._loops[0].cancel()
+        try:
+            await asyncio.wait_for(self._idle.wait(), drain_seconds)
+        except TimeoutError:
+            for run in list(self._runs.values()):
+                if run.task is not None:
+                    run.task.cancel()
+            try:
+                await asyncio.wait_for(self._idle.wait(), 2.0)
+            except TimeoutError:
+                logger.warning("%d leases could not be given back and will expire", len(self._runs))
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+
+    def adopt(self, lease: jobs_pb2.Lease) -> JobRun:
+        """Starts the handler for a lease, claimed here or got when the job was created."""
+        run = JobRun(lease.job, lease.fencing_token, self._reporter)
+        key = (run.job.id, run.fencing_token)
+        self._runs[key] = run
+        self._idle.clear()
+        if len(self._runs) >= self._slots:
+            self._slot_free.clear()
+        run.task = asyncio.create_task(self._run(run), name=f"job {run.job.id}")
+        return run
+
+    async def _run(self, run: JobRun) -> None:
+        try:
+            run.outcome = await self._outcome(run)
+            await run.flush()
+        except LeaseLost:
+            logger.info("job %s: the lease was lost", run.job.id)
+        finally:
+            self._runs.pop((run.job.id, run.fencing_token), None)
+            self._slot_free.set()
+            if not self._runs:
+                self._idle.set()
+
+    async def _outcome(self, run: JobRun) -> Outcome:
+        try:
+            with deadline.scope(from_timestamp(run.job.deadline)):
+                return await self._handler(run)
+        except asyncio.CancelledError:
+            if run.stop_reason:
+                raise LeaseLost from None
+            if self._draining:
+                return jobs_pb2.Release(delay=Duration())
+            raise
+        except LeaseLost:
+            raise
+        except ServiceError as error:
+            logger.warning("job %s failed: %r", run.job.id, error)
+            return jobs_pb2.Failure(
+                reason=common_pb2.END_REASON_INTERNAL_ERROR, message=error.message, retryable=error.reason in _AWAY
+            )
+        except Exception:  # the isolation of one job from the others
+            logger.exception("job %s failed", run.job.id)
+            return jobs_pb2.Failure(
+                reason=common_pb2.END_REASON_INTERNAL_ERROR, message="internal error of the worker", retryable=True
+            )
+
+    def _lose(self, run: JobRun, reason: int) -> None:
+        """Ends a run whose lease is over; its news is refused from now on."""
+        run.stop_reason = reason or common_pb2.END_REASON_CANCELLED
+        _refuse(run.recorded)
+        if run.task is not None and run.outcome is None:
+            run.task.cancel()
+
+    async def _claim(self) -> None:
+        while True:
+            await self._slot_free.wait()
+            free = self._slots - len(self._runs)
+            if free <= 0:
+                self._slot_free.clear()
+                continue
+            response = await call(
+                self._stub.ClaimJobs,
+                jobs_pb2.ClaimJobsRequest(
+                    worker_id=self.worker_id,
+                    kinds=self._kinds,
+                    max_jobs=min(free, 256),
+                    max_wait=Duration(seconds=_CLAIM_WAIT_SECONDS),
+                ),
+                timeout=_CLAIM_WAIT_SECONDS + 10,
+            )
+            if response.HasField("heartbeat_interval"):
+                self._heartbeat_seconds = max(0.05, response.heartbeat_interval.ToMicroseconds() / 1e6)
+            for lease in response.leases:
+                self.adopt(lease)
+
+    async def _watch_stops(self) -> None:
+        request = jobs_pb2.WatchStopsRequest(worker_id=self.worker_id)
+        async with stream(self._stub.WatchStops(request)) as stops:
+            async for stop in stops:
+                run = self._runs.get((stop.job_id, stop.fencing_token))
+                if run is not None:
+                    self._lose(run, stop.reason)
+        raise ServiceError(ErrorReason.SERVICE_UNAVAILABLE, "the watch for stops ended")
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_seconds / 2)
+            for run in self._runs.values():
+                run.heartbeat_due = True
+            if self._runs:
+                self._reporter.wake(urgent=True)
+
+
+def _refuse(recorded: asyncio.Future[None] | None) -> None:
+    if recorded is not None and not recorded.done():
+        recorded.set_exception(LeaseLost())
+        recorded.exception()  # marks it as seen: nobody may be waiting for it
+
+
+_Batch = list[tuple[JobRun, tuple[jobs_pb2.JobReport, asyncio.Future[None] | None]]]
+
+
+class _Reporter:
+    """Sends what the runs have to say, one call at a time so that each run's events stay in order."""
+
+    def __init__(
+        self,
+        stub: jobs_pb2_grpc.JobsServiceAsyncStub,
+        worker_id: str,
+        runs: dict[tuple[str, int], JobRun],
+        lose: Callable[[JobRun, int], None],
+    ) -> None:
+        self._stub = stub
+        self._worker_id = worker_id
+        self._runs = runs
+        self._lose = lose
+        self._news = asyncio.Event()
+        self._urgent = asyncio.Event()
+
+    def wake(self, *, urgent: bool) -> None:
+        self._news.set()
+        if urgent:
+            self._urgent.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._news.wait()
+            if not self._urgent.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._urgent.wait(), TEXT_GATHER_SECONDS)
+            self._news.clear()
+            self._urgent.clear()
+            batch = [(run, self._take(run)) for run in self._runs.values() if run.has_news and not run.stop_reason]
+            if batch:
+                await self._deliver(batch)
+
+    def _take(self, run: JobRun) -> tuple[jobs_pb2.JobReport, asyncio.Future[None] | None]:
+        run.last_report += 1
+        events, run.events = run.events[:_MAX_EVENTS_PER_REPORT], run.events[_MAX_EVENTS_PER_REPORT:]
+        report = jobs_pb2.JobReport(
+            job_id=run.job.id, fencing_token=run.fencing_token, events=events, report_number=run.last_report
+        )
+        run.heartbeat_due = False
+        if run.events:  # the rest goes first; checkpoint and outcome must not overtake it
+            self.wake(urgent=True)
+            return report, None
+        report.checkpoint, run.checkpoint = run.checkpoint, b""
+        match run.outcome:
+            case jobs_pb2.Success():
+                report.success.CopyFrom(run.outcome)
+            case jobs_pb2.Failure():
+                report.failure.CopyFrom(run.outcome)
+            case jobs_pb2.Release():
+                report.release.CopyFrom(run.outcome)
+        recorded, run.recorded = run.recorded, None
+        return report, recorded
+
+    async def _deliver(self, batch: _Batch) -> None:
+        pause = 0.05
+        while True:
+            request = jobs_pb2.ReportJobsRequest(
+                worker_id=self._worker_id, reports=[report for _, (report, _) in batch]
+            )
+            try:
+                response = await call(self._stub.ReportJobs, request, timeout=_REPORT_TIMEOUT_SECONDS)
+                break
+            except ServiceError as error:
+                if error.reason not in _AWAY:
+                    await self._isolate(batch, error)
+                    return
+                logger.info("reports wait for jobs_svc: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+            for run, (_, recorded) in batch:
+                if run.stop_reason:
+                    _refuse(recorded)
+            batch = [item for item in batch if not item[0].stop_reason]
+            if not batch:
+                return
+        for (run, (_, recorded)), result in zip(batch, response.results, strict=True):
+            if result.disposition == jobs_pb2.ReportResult.DISPOSITION_ACCEPTED:
+                if recorded is not None and not recorded.done():
+                    recorded.set_result(None)
+                continue
+            run.recorded = recorded
+            self._lose(run, common_pb2.END_REASON_CANCELLED)
+
+    async def _isolate(self, batch: _Batch, error: ServiceError) -> None:
+        """One bad report must not hold up the others: sends each alone, and fails the job whose report is refused."""
+        if len(batch) > 1:
+            for item in batch:
+                await self._deliver([item])
+            return
+        run, (report, recorded) = batch[0]
+        logger.error("job %s: its report was refused: %s", run.job.id, error)
+        if report.HasField("failure"):
+            run.recorded = recorded
+            self._lose(run, common_pb2.END_REASON_INTERNAL_ERROR)
+            return
+        run.outcome = jobs_pb2.Failure(
+            reason=common_pb2.END_REASON_INTERNAL_ERROR, message=f"the report was refused: {error.message}"
+        )
+        run.recorded = recorded
+        self.wake(urgent=True)
