@@ -114,7 +114,9 @@ class ProcessRequestRequest(_message.Message):
 
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Longest time it may take. Default (unset) is 30 s; 1 to 300 s. The call's own deadline counts too."""
+        """Longest time it may take, 1 to 300 s. The call's own deadline counts too. Default (unset): the call's deadline, or 30 s without
+        one, and never more than 300 s.
+        """
 
     @_builtins.property
     def max_cost(self) -> _common_pb2.Amount:
@@ -499,7 +501,7 @@ class RequestEvent(_message.Message):
 
     @_builtins.property
     def job_update(self) -> Global___JobUpdate:
-        """A job was queued, began, was queued again or ended."""
+        """A job was queued, began, was queued again or ended. The request itself counts as a job, of tool "coordinate"."""
 
     @_builtins.property
     def job_progress(self) -> Global___JobProgress:
@@ -560,11 +562,8 @@ class RequestAccepted(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     MAX_COST_FIELD_NUMBER: _builtins.int
-    RESUMED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Its id."""
-    resumed: _builtins.bool
-    """True when a coordinator took it over after another one died."""
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When its result comes at the latest."""
@@ -579,11 +578,10 @@ class RequestAccepted(_message.Message):
         request_id: _builtins.str = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
         max_cost: _common_pb2.Amount | None = ...,
-        resumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "max_cost", b"max_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "max_cost", b"max_cost", "request_id", b"request_id", "resumed", b"resumed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "max_cost", b"max_cost", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -780,16 +778,22 @@ class AnswerText(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    RESTART_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The next piece."""
+    restart: _builtins.bool
+    """The text so far is void and the answer begins again: what looked like an answer was a thought before a further plan, or another
+    coordinator took the request over.
+    """
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
+        restart: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["restart", b"restart", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,7 +79,7 @@ class CoordinatorServiceServicer:
         with status OK. `request_id` makes the call safe to repeat: a second one attaches to the running request or returns the finished
         one, from the first event.
         Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND (`previous_request_id`),
-        BUDGET_EXCEEDED (the tenant has nothing left), OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
+        OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class CoordinatorServiceStub:
     with status OK. `request_id` makes the call safe to repeat: a second one attaches to the running request or returns the finished
     one, from the first event.
     Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND (`previous_request_id`),
-    BUDGET_EXCEEDED (the tenant has nothing left), OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
+    OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
     """
     WatchRequest: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.WatchRequestRequest, _coordinator_pb2.WatchRequestResponse]
     """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request.
@@ -77,7 +77,7 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     with status OK. `request_id` makes the call safe to repeat: a second one attaches to the running request or returns the finished
     one, from the first event.
     Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND (`previous_request_id`),
-    BUDGET_EXCEEDED (the tenant has nothing left), OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
+    OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
     """
     WatchRequest: _aio.UnaryStreamMultiCallable[_coordinator_pb2.WatchRequestRequest, _coordinator_pb2.WatchRequestResponse]  # type: ignore[assignment]
     """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request.
@@ -113,7 +113,7 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         with status OK. `request_id` makes the call safe to repeat: a second one attaches to the running request or returns the finished
         one, from the first event.
         Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND (`previous_request_id`),
-        BUDGET_EXCEEDED (the tenant has nothing left), OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
+        OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
         """
 
     @_abc_1.abstractmethod
