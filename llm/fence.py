@@ -1,0 +1,68 @@
+"""Fences: text that nobody vouches for, marked as data, so that a model does not take it for instructions.
+
+    <data name="query" source="client">
+    how does the retry work?
+    </data>
+
+A fence cannot be closed from within: whatever looks like one of its tags inside the text is defused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_TAG = re.compile(r"<(?=\s*/?\s*data\b)", re.IGNORECASE)
+_FENCE_TAG = re.compile(r"<data name=\"[^\"\n]*\"(?: source=\"[^\"\n]*\")?>\n|\n</data>")
+_END = "\n</data>"
+_NOT_IN_ATTRIBUTE = re.compile(r"[^\w .:/@#=+,()\[\]-]+")
+_INLINE_LIMIT = 400
+
+
+class Fenced(str):
+    """Text that holds its fences already. Only this module makes it."""
+
+    __slots__ = ()
+
+
+def fence(name: str, text: str, source: str = "") -> Fenced:
+    """The text as data. `name` says what it is; `source` where it comes from: a path, a tool, "client"."""
+    origin = f' source="{_attribute(source)}"' if source else ""
+    defused = _TAG.sub("&lt;", text)
+    return Fenced(f'<data name="{_attribute(name)}"{origin}>\n{defused}{_END}')
+
+
+def join(parts: Iterable[Fenced], separator: str = "\n") -> Fenced:
+    return Fenced(separator.join(parts))
+
+
+def inline(text: str) -> str:
+    """The text as a short value within a sentence of a prompt: one line, no tags, at most 400 characters."""
+    return " ".join(text.split())[:_INLINE_LIMIT].replace("<", "&lt;")
+
+
+def name_of(text: str) -> str:
+    """The name of the fence that the text begins with, or "" when it begins with none."""
+    match = re.match(r'<data name="([^"\n]*)"', text)
+    return match[1] if match else ""
+
+
+def cut(text: str, max_bytes: int) -> str:
+    """The beginning of a text in about `max_bytes` of UTF-8, with a mark that says how much is gone; open fences are closed."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) <= max_bytes:
+        return text
+    kept = encoded[: max(0, max_bytes)].decode("utf-8", "ignore")
+    # A tag is kept whole or not at all: a fence without its end would swallow what follows.
+    partial_tag = re.search(r"(<data [^\n]*|\n(</?d?a?t?a?)?)$", kept)
+    if partial_tag:
+        kept = kept[: partial_tag.start()]
+    mark = f"\n[... {len(encoded) - len(kept.encode())} bytes left out: no room in the context ...]"
+    depth = 0
+    for tag in _FENCE_TAG.finditer(kept):
+        depth += -1 if tag[0] == _END else 1
+    return kept + mark + (_END if depth > 0 else "")
+
+
+def _attribute(text: str) -> str:
+    return _NOT_IN_ATTRIBUTE.sub("_", text)[:200]
