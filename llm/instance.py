@@ -14,7 +14,7 @@ from svc_common.endings import EndReason
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool that the model may call. `input_schema` is a JSON schema of type object; arguments that break it stay from the host."""
+    """A tool that the model may call. `input_schema` is a JSON schema of type object; invalid arguments never reach the host."""
 
     name: str
     description: str
@@ -82,6 +82,10 @@ class Host(Protocol):
 
     async def on_text(self, text: str) -> None:
         """Takes the next piece of the free-text answer, as it comes from the model."""
+        ...
+
+    async def on_restart(self) -> None:
+        """Takes back what `on_text` was given so far: it was a thought before further tool calls, and the answer begins anew."""
         ...
 
     async def on_turn(self, conversation: Conversation) -> None:

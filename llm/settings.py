@@ -60,12 +60,6 @@ class LlmSettings(Settings):
         256, gt=0, description="when money is left for fewer, a call is not worth making: the instance concludes"
     )
     tool_calls_per_turn: int = Field(16, gt=0, le=256, description="further calls in the same turn are refused")
-    preamble_chars: int = Field(
-        160,
-        ge=0,
-        le=10_000,
-        description="text of a turn that may still call tools is held back so far: it mostly announces the calls",
-    )
 
     charge_lease_seconds: float = Field(
         60.0, ge=3, le=900, description="lease of a charge; renewed while its call runs"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opentelemetry.trace import Span, SpanKind
+from opentelemetry.util.types import AttributeValue
 
 from llm.instance import Task, ToolUse
 from svc_common import telemetry
@@ -35,7 +36,7 @@ def instance_span(task: Task) -> Iterator[Span]:
 @contextmanager
 def model_span(model_id: str, max_tokens: int) -> Iterator[Span]:
     """Around one attempt at a model call."""
-    attributes = {
+    attributes: dict[str, AttributeValue] = {
         telemetry.GEN_AI_OPERATION: "chat",
         telemetry.GEN_AI_PROVIDER: telemetry.BEDROCK,
         telemetry.GEN_AI_REQUEST_MODEL: model_id,
