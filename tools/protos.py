@@ -3,13 +3,14 @@
 The rules of protovalidate come as a compiled descriptor inside its package, not as a .proto file; this tool takes the
 descriptor from there, so that nothing of theirs is copied here and both always fit the installed version.
 
-Usage: python tools/protos.py stubs | image FILE | check
+Usage: python tools/protos.py stubs | lint | check | release
 """
 
 from __future__ import annotations
 
 import filecmp
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -22,6 +23,7 @@ from protovalidate._gen.buf.validate import validate_pb
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 VALIDATE = "buf/validate/validate.proto"
+RELEASED = PROTOS / "released.binpb"
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 
 
@@ -65,6 +67,15 @@ def write_image(path: Path) -> None:
     compile_protos(f"--descriptor_set_out={path}", "--include_imports", "--include_source_info")
 
 
+def buf(command: str, *options: str) -> int:
+    """Runs `buf` on an image of the contracts: their imports come from packages, which buf alone would not find."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "image.binpb"
+        write_image(image)
+        config = str(ROOT / "buf.yaml")
+        return subprocess.run(["buf", command, str(image), "--config", config, *options], check=False).returncode
+
+
 def generated_files(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for pattern in GENERATED for path in folder.rglob(pattern)}
 
@@ -87,11 +98,14 @@ def main() -> int:
                 (PROTOS / name).unlink()
             write_stubs(PROTOS)
             return 0
-        case ["image", path]:
-            write_image(Path(path))
-            return 0
+        case ["lint"]:
+            formatted = subprocess.run(["buf", "format", "--diff", "--exit-code", str(PROTOS)], check=False).returncode
+            return formatted or buf("lint")
         case ["check"]:
-            return check_drift()
+            return check_drift() or buf("breaking", "--against", str(RELEASED))
+        case ["release"]:
+            compile_protos(f"--descriptor_set_out={RELEASED}", "--include_imports")
+            return 0
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -1,0 +1,3 @@
+from coordinator_svc.server import main
+
+main()

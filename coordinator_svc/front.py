@@ -1,0 +1,168 @@
+"""The front of the house: takes a request in, lets its events be seen, and cancels it. It keeps nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from dbp.coordinator.v1 import coordinator_pb2
+from dbp.jobs.v1 import jobs_pb2
+
+from coordinator_svc.coordination import Coordination
+from coordinator_svc.events import EventTranslator
+from coordinator_svc.jobs_client import JobsClient, new_job
+from coordinator_svc.requests import KIND, RequestSpec, request_deadline
+from coordinator_svc.settings import CoordinatorSettings
+from coordinator_svc.tools import ToolsClient
+from svc_common import deadline, telemetry
+from svc_common.channel import call
+from svc_common.endings import EndReason, JobState
+from svc_common.errors import ErrorReason, ServiceError
+from svc_common.times import MICROS, now
+from svc_common.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_SHORTEST_MICROS = 200_000
+
+
+class Front:
+    def __init__(
+        self,
+        *,
+        settings: CoordinatorSettings,
+        jobs_client: JobsClient,
+        tools: ToolsClient,
+        coordination: Coordination,
+        worker: Worker,
+    ) -> None:
+        self._settings = settings
+        self._jobs_client = jobs_client
+        self._tools = tools
+        self._coordination = coordination
+        self._worker = worker
+        self._cancelling: set[asyncio.Task[None]] = set()
+
+    async def accept(self, spec: RequestSpec) -> jobs_pb2.Job:
+        """Makes the request's root job, or finds the one that an earlier sending of it made."""
+        catalogue = await self._tools.catalogue()
+        if spec.workspace not in catalogue.workspaces:
+            raise ServiceError(ErrorReason.WORKSPACE_NOT_FOUND, f"no workspace is named {spec.workspace!r}")
+        if spec.previous_request_id:
+            previous = await self.find(spec.previous_request_id)
+            if previous.tenant != spec.tenant:
+                raise ServiceError(ErrorReason.REQUEST_NOT_FOUND, f"no request has the id {spec.previous_request_id!r}")
+        due = request_deadline(
+            spec,
+            now(),
+            deadline.current(),
+            int(self._settings.default_seconds * MICROS),
+            int(self._settings.reply_margin_seconds * MICROS),
+        )
+        if due - now() < _SHORTEST_MICROS:
+            raise ServiceError(ErrorReason.DEADLINE_EXCEEDED, "the deadline leaves no time to begin")
+        job = new_job(
+            spec.id,
+            KIND,
+            spec.to_json(),
+            due,
+            tenant=spec.tenant,
+            priority=spec.priority,
+            traceparent=telemetry.current_traceparent(),
+            labels={"workspace": spec.workspace},
+        )
+        has_place = self._worker.running < self._settings.running_requests
+        try:
+            [created] = await self._jobs_client.create(
+                [job],
+                claim_for=self._worker.worker_id if has_place else "",
+                max_unfinished=self._settings.max_requests,
+                max_unfinished_of_tenant=self._settings.max_requests_of_tenant,
+            )
+        except ServiceError as error:
+            if error.reason is ErrorReason.JOB_CONFLICT:
+                raise ServiceError(
+                    ErrorReason.REQUEST_CONFLICT, f"the id {spec.id!r} is taken by another request"
+                ) from error
+            raise
+        if created.HasField("lease"):
+            self._worker.adopt(created.lease)
+        return created.job
+
+    @asynccontextmanager
+    async def attending(self, spec: RequestSpec) -> AsyncIterator[None]:
+        """While a caller listens to the request it asked for: cancels it when the caller leaves, unless it is to go on."""
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            if not spec.continue_when_detached:
+                # Not awaited: this task is being cancelled itself, and the abort must happen all the same.
+                task = asyncio.get_running_loop().create_task(self._abandon(spec.id))
+                self._cancelling.add(task)
+                task.add_done_callback(self._cancelling.discard)
+            raise
+
+    async def events(self, root: jobs_pb2.Job, after_sequence: int) -> AsyncIterator[coordinator_pb2.RequestEvent]:
+        """The request's events after a sequence, to the last."""
+
+        async def result() -> coordinator_pb2.RequestResult:
+            return await self.result_of(await self._jobs_client.get(root.id))
+
+        translator = EventTranslator(root, self._jobs_client.get, result)
+        async for event in self._jobs_client.follow(root.id, after_sequence):
+            yield await translator.translate(event)
+
+    async def find(self, request_id: str) -> jobs_pb2.Job:
+        """The root job of a request. Raises REQUEST_NOT_FOUND."""
+        try:
+            job = await self._jobs_client.get(request_id)
+        except ServiceError as error:
+            if error.reason is not ErrorReason.JOB_NOT_FOUND:
+                raise
+            raise _not_found(request_id) from error
+        if job.kind != KIND:
+            raise _not_found(request_id)
+        return job
+
+    async def list_requests(self, request: coordinator_pb2.ListRequestsRequest) -> jobs_pb2.ListJobsResponse:
+        listing = jobs_pb2.ListJobsRequest(
+            tenant=request.tenant,
+            kinds=[KIND],
+            states=request.states,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            roots_only=True,
+        )
+        for name in ("created_after", "created_before"):
+            if request.HasField(cast("coordinator_pb2.ListRequestsRequest._HasFieldArgType", name)):
+                getattr(listing, name).CopyFrom(getattr(request, name))
+        return await call(self._jobs_client.stub.ListJobs, listing)
+
+    async def cancel(self, request_id: str) -> jobs_pb2.Job:
+        """Ends the request and all its jobs; one that has ended stays as it is."""
+        root = await self.find(request_id)
+        if JobState(root.state).is_terminal:
+            return root
+        await self._jobs_client.abort([request_id], EndReason.CANCELLED, "the request was cancelled")
+        return await self._jobs_client.get(request_id)
+
+    async def result_of(self, root: jobs_pb2.Job) -> coordinator_pb2.RequestResult:
+        return await self._coordination.result_of(root)
+
+    async def stop(self) -> None:
+        """Waits for the cancels that are under way."""
+        await asyncio.gather(*self._cancelling, return_exceptions=True)
+
+    async def _abandon(self, request_id: str) -> None:
+        try:
+            await self._jobs_client.abort([request_id], EndReason.CANCELLED, "the caller left")
+        except ServiceError as error:
+            # Its deadline will end it.
+            logger.warning("request %s could not be cancelled: %s", request_id, error)
+
+
+def _not_found(request_id: str) -> ServiceError:
+    return ServiceError(ErrorReason.REQUEST_NOT_FOUND, f"no request has the id {request_id!r}")

@@ -1,0 +1,51 @@
+"""The values of the coordinator's prompt template. Words that instruct are in the template, not here."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from dbp.tool.v1 import tool_pb2
+
+from coordinator_svc.requests import RequestSpec
+from coordinator_svc.tools import Catalogue
+from svc_common.money import format_usd
+from svc_common.times import MICROS
+
+
+def prompt_values(
+    spec: RequestSpec,
+    workspace: tool_pb2.DescribeWorkspaceResponse,
+    catalogue: Catalogue,
+    *,
+    now: datetime,
+    deadline: int,
+    previous: str,
+) -> dict[str, str]:
+    """One value per placeholder of `coordinator_main.md`."""
+    seconds = max(0.0, deadline / MICROS - now.timestamp())
+    return {
+        "query": spec.query,
+        "context": spec.context,
+        "parameters": json.dumps(dict(spec.parameters), ensure_ascii=False) if spec.parameters else "",
+        "now": now.isoformat(timespec="seconds"),
+        "workspace": spec.workspace,
+        "snapshot": workspace.snapshot_id,
+        "file_listing": _listing(workspace),
+        "business_context": "\n\n".join(f"{file.path}\n{file.content}" for file in workspace.business_context),
+        "tools_cost": "\n".join(
+            f"{tool.name}: {f'a model of role {tool.model_role}' if tool.model_role else 'free'}"
+            for tool in catalogue.tools.values()
+        ),
+        "limits": (
+            f"{format_usd(spec.max_cost)} USD; {seconds:.0f} seconds; {spec.max_rounds} rounds of tool calls; "
+            f"{spec.max_jobs} jobs, {spec.max_parallel_jobs} at a time"
+        ),
+        "response_format": spec.response_format.value,
+        "previous": previous,
+    }
+
+
+def _listing(workspace: tool_pb2.DescribeWorkspaceResponse) -> str:
+    left_out = workspace.files_total - len(workspace.paths)
+    return "\n".join([*workspace.paths, *([f"... and {left_out} files more"] if left_out > 0 else [])])

@@ -1,0 +1,190 @@
+"""All services on one machine: started in order, watched, restarted when they die, stopped by one signal.
+
+Each service is a process of its own and is reached by gRPC, as in a cluster; only the addresses in its environment differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from svc_common.channel import open_channel
+from svc_common.settings import CommonSettings, load
+
+BEDROCK = "local_bedrock"
+# Keepers before doers; stopped in the opposite order, so that whoever works can still report.
+SERVICES = ("jobs_svc", "budget_svc", "tool_svc", "coordinator_svc")
+LOCAL_MODEL = "local.smollm2-135m"
+
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+_HEALTHY_SECONDS = 10.0
+
+
+class HouseError(Exception):
+    """The house cannot be started; the message is for a person."""
+
+
+@dataclass
+class House:
+    """`data` holds the SQLite files and logs. `bedrock` is "local" for the bundled model, "aws" for the real thing, or the path of
+    a script for the local endpoint. `free_ports` takes any free ports instead of the configured ones."""
+
+    data: Path
+    workspaces: Mapping[str, Path]
+    bedrock: str = "local"
+    free_ports: bool = False
+    settings: CommonSettings = field(default_factory=lambda: load(CommonSettings))
+    _processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    _watchers: list[asyncio.Task[None]] = field(default_factory=list)
+    _environment: dict[str, str] = field(default_factory=dict)
+
+    async def __aenter__(self) -> House:
+        self.data.mkdir(parents=True, exist_ok=True)
+        if self.free_ports:
+            ports = {name: f"127.0.0.1:{free_port()}" for name in SERVICES}
+            self.settings = self.settings.model_copy(
+                update={f"{name.removesuffix('_svc')}_address": address for name, address in ports.items()}
+            )
+        self._environment = self._build_environment()
+        try:
+            if self.bedrock != "aws":
+                await self._start(BEDROCK)
+            for name in SERVICES:
+                await self._start(name)
+            await asyncio.gather(*(self._wait_until_serving(name) for name in SERVICES))
+        except BaseException:
+            await self._stop()
+            raise
+        self._watchers = [asyncio.create_task(self._keep_alive(name)) for name in self._processes]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    def process_id(self, name: str) -> int:
+        """Process id of a service, e.g. to see what its death does."""
+        return self._processes[name].pid
+
+    def address(self, name: str) -> str:
+        return str(getattr(self.settings, f"{name.removesuffix('_svc')}_address"))
+
+    def log_of(self, name: str) -> Path:
+        return self.data / f"{name}.log"
+
+    def _build_environment(self) -> dict[str, str]:
+        common = self.settings
+        environment = dict(os.environ)
+        for name in SERVICES:
+            short = name.removesuffix("_svc").upper()
+            environment[f"DBP_{short}_ADDRESS"] = environment[f"DBP_{short}_LISTEN"] = self.address(name)
+        environment |= {
+            "DBP_AUTH_TOKEN": common.auth_token,
+            "DBP_TRACES": common.traces,
+            "DBP_TOOL_WORKSPACES": json.dumps({name: str(path) for name, path in self.workspaces.items()}),
+            "DBP_TOOL_CACHE_DIR": str(self.data / "cache"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        for short in ("JOBS", "BUDGET"):
+            environment.setdefault(
+                f"DBP_{short}_DATABASE_URL", f"sqlite:///{self.data.resolve() / short.lower()}.sqlite"
+            )
+        if self.bedrock != "aws":
+            environment |= self._local_bedrock_environment()
+        return environment
+
+    def _local_bedrock_environment(self) -> dict[str, str]:
+        port = free_port() if self.free_ports else int(os.environ.get("DBP_BEDROCK_LOCAL_PORT", "8790"))
+        environment = {
+            "DBP_BEDROCK_LOCAL_PORT": str(port),
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        if self.bedrock == "local":
+            roles = {role: [LOCAL_MODEL] for role in ("coordinator", "fast", "expert")}
+            environment |= {"DBP_BEDROCK_LOCAL_BACKEND": "llama", "DBP_LLM_ROLES": json.dumps(roles)}
+        else:
+            environment |= {"DBP_BEDROCK_LOCAL_BACKEND": "script", "DBP_BEDROCK_LOCAL_SCRIPT": self.bedrock}
+        return environment
+
+    async def _start(self, name: str) -> None:
+        with self.log_of(name).open("ab") as log:
+            self._processes[name] = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                name,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                # Out of the terminal's process group: Ctrl-C is for us, and we stop the services in order.
+                start_new_session=True,
+            )
+
+    async def _wait_until_serving(self, name: str) -> None:
+        channel = open_channel(self.address(name), self.settings)
+        stub = health_pb2_grpc.HealthStub(channel)
+        deadline = asyncio.get_running_loop().time() + _READY_SECONDS
+        try:
+            while asyncio.get_running_loop().time() < deadline:
+                if self._processes[name].returncode is not None:
+                    raise HouseError(f"{name} did not start: {self._last_words(name)}")
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+                    if response.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                await asyncio.sleep(0.05)
+        finally:
+            await channel.close(None)
+        raise HouseError(f"{name} was not ready within {_READY_SECONDS:.0f} s: {self._last_words(name)}")
+
+    def _last_words(self, name: str) -> str:
+        lines = self.log_of(name).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"see {self.log_of(name)}"
+
+    async def _keep_alive(self, name: str) -> None:
+        pause = 0.1
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            await self._processes[name].wait()
+            if loop.time() - began > _HEALTHY_SECONDS:
+                pause = 0.1
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
+            await self._start(name)
+
+    async def _stop(self) -> None:
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        for name in reversed(list(self._processes)):
+            process = self._processes[name]
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+                except TimeoutError:
+                    process.kill()
+                    await process.wait()
+
+
+def free_port() -> int:
+    """A port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
