@@ -83,9 +83,15 @@ class CommonSettings(Settings):
     tls_key_file: Path | None = Field(None, description="PEM private key of this service")
     tls_ca_file: Path | None = Field(None, description="PEM certificates by which clients check the services")
     traces: str = Field(
-        "none", pattern="^(none|console|otlp)$", description="where spans go; otlp reads OTEL_EXPORTER_OTLP_*"
+        "none",
+        pattern="^(none|console|otlp)$",
+        description="where spans go: none, console or otlp, which reads OTEL_EXPORTER_OTLP_*",
     )
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: str = Field(
+        "INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        description="least messages logged: DEBUG, INFO, WARNING or ERROR",
+    )
 
 
 class ServiceSettings(Settings):
