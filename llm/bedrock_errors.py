@@ -1,0 +1,164 @@
+"""What can go wrong with a model call, and what each kind of failure means for trying again.
+
+`ModelCallError` is the only exception of `llm.bedrock`; `error_from` makes it of what boto3, botocore and urllib3 raise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import urllib3.exceptions
+from botocore import exceptions as boto
+from botocore.eventstream import ParserError
+
+
+class Kind(Enum):
+    """What happened to an attempt."""
+
+    THROTTLED = auto()
+    NOT_READY = auto()
+    SERVER_FAULT = auto()
+    STREAM_BROKEN = auto()
+    """An error inside a response that had begun."""
+    LOST = auto()
+    """The connection broke, or nothing came for too long."""
+    UNREACHABLE = auto()
+    """No connection could be made, so nothing was sent."""
+    MODEL_FAILED = auto()
+    """The model failed or took too long on this input."""
+    QUOTA = auto()
+    TOO_LONG = auto()
+    """The input does not fit the model's context window."""
+    GONE = auto()
+    """The model is unknown, at the end of its life, or not callable under this id."""
+    DENIED = auto()
+    """These credentials may not use the model."""
+    INVALID = auto()
+    """The request itself is wrong: no model will take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`retry`: the same model may answer in a moment. `fallback`: another may. `shun`: this one will not, for a while."""
+
+    retry: bool = False
+    fallback: bool = True
+    shun: bool = False
+
+
+POLICIES: Mapping[Kind, Policy] = {
+    Kind.THROTTLED: Policy(retry=True),
+    Kind.NOT_READY: Policy(retry=True),
+    Kind.SERVER_FAULT: Policy(retry=True),
+    Kind.STREAM_BROKEN: Policy(retry=True),
+    Kind.LOST: Policy(retry=True),
+    Kind.UNREACHABLE: Policy(retry=True),
+    Kind.MODEL_FAILED: Policy(),
+    Kind.QUOTA: Policy(),
+    Kind.TOO_LONG: Policy(),
+    Kind.GONE: Policy(shun=True),
+    Kind.DENIED: Policy(shun=True),
+    Kind.INVALID: Policy(fallback=False),
+}
+
+# By shape name; a stream spells the same names with a small first letter.
+_KIND_OF_CODE = {
+    "throttlingexception": Kind.THROTTLED,
+    "toomanyrequestsexception": Kind.THROTTLED,
+    "modelnotreadyexception": Kind.NOT_READY,
+    "internalserverexception": Kind.SERVER_FAULT,
+    "serviceunavailableexception": Kind.SERVER_FAULT,
+    "modelstreamerrorexception": Kind.STREAM_BROKEN,
+    "modelerrorexception": Kind.MODEL_FAILED,
+    "modeltimeoutexception": Kind.MODEL_FAILED,
+    "servicequotaexceededexception": Kind.QUOTA,
+    "resourcenotfoundexception": Kind.GONE,
+    "accessdeniedexception": Kind.DENIED,
+    "unrecognizedclientexception": Kind.DENIED,
+    "invalidsignatureexception": Kind.DENIED,
+    "expiredtokenexception": Kind.DENIED,
+    "validationexception": Kind.INVALID,
+}
+
+# A validation error is told apart by its text, for want of a code of its own.
+_TOO_LONG = re.compile(
+    r"(input|prompt|context).{0,80}(too long|too large|too many|exceed)|too many (input|total) tokens|exceed.{0,60}context",
+    re.I,
+)
+_NOT_CALLABLE = re.compile(r"on-demand throughput|model identifier is invalid|end of (its )?life|legacy", re.I)
+
+
+class ModelCallError(Exception):
+    """An attempt at a model call that failed.
+
+    `begun`: the response had begun, or may have, so what it cost is unknown; else it cost nothing. `retry_after` is the endpoint's
+    hint in seconds. The message is for people and holds no secrets.
+    """
+
+    def __init__(self, kind: Kind, message: str, *, begun: bool, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.begun = begun
+        self.retry_after = retry_after
+
+    @property
+    def policy(self) -> Policy:
+        return POLICIES[self.kind]
+
+
+# All that a call may raise by the fault of the network, the endpoint or the credentials; anything else is a bug of ours.
+EXPECTED = (boto.BotoCoreError, boto.ClientError, ParserError, urllib3.exceptions.HTTPError, OSError)
+
+
+def error_from(error: Exception, *, in_stream: bool) -> ModelCallError:
+    """What one of `EXPECTED` means. `in_stream`: it came after the response had begun."""
+    match error:
+        case boto.ClientError():
+            return _from_response(error, in_stream)
+        case boto.NoCredentialsError() | boto.PartialCredentialsError() | boto.CredentialRetrievalError():
+            return ModelCallError(Kind.DENIED, "there are no AWS credentials to call the model with", begun=False)
+        case (
+            boto.EndpointConnectionError() | boto.ConnectTimeoutError() | boto.ProxyConnectionError() | boto.SSLError()
+        ):
+            return ModelCallError(Kind.UNREACHABLE, "the model endpoint cannot be reached", begun=False)
+        case boto.ParamValidationError():
+            return ModelCallError(Kind.INVALID, f"boto3 refuses the request: {error}", begun=False)
+    return ModelCallError(Kind.LOST, f"the connection to the model broke ({type(error).__name__})", begun=True)
+
+
+def _from_response(error: boto.ClientError, in_stream: bool) -> ModelCallError:
+    response: Mapping[str, Any] = error.response
+    code = str(response.get("Error", {}).get("Code", ""))
+    text = str(response.get("Error", {}).get("Message", ""))
+    metadata = response.get("ResponseMetadata", {})
+    status = metadata.get("HTTPStatusCode", 0)
+    kind = _KIND_OF_CODE.get(code.lower())
+    if kind is None:
+        kind = Kind.STREAM_BROKEN if in_stream else _kind_of_status(status)
+    if kind is Kind.INVALID:
+        kind = Kind.TOO_LONG if _TOO_LONG.search(text) else Kind.GONE if _NOT_CALLABLE.search(text) else kind
+    hint = _seconds(metadata.get("HTTPHeaders", {}).get("retry-after"))
+    return ModelCallError(kind, f"{code}: {text}"[:500], begun=in_stream, retry_after=hint)
+
+
+def _kind_of_status(status: int) -> Kind:
+    if status == 429:
+        return Kind.THROTTLED
+    if status in (401, 403):
+        return Kind.DENIED
+    if status == 404:
+        return Kind.GONE
+    return Kind.SERVER_FAULT if status >= 500 else Kind.INVALID
+
+
+def _seconds(header: str | None) -> float | None:
+    """A Retry-After header in seconds; its other form, a date, is not used by Bedrock."""
+    try:
+        return max(0.0, float(header)) if header else None
+    except ValueError:
+        return None
