@@ -1,0 +1,274 @@
+"""The working set of a transaction: applies operations one after another to the budgets and charges they touch.
+
+Pure: the store fills a book, applies a batch to it and writes back what changed. An operation that is refused changes
+nothing, except that a lease whose end it noticed has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from budget_svc import charges
+from budget_svc.budgets import Budget, NewBudget, admit, check_limit, held
+from budget_svc.charges import Charge, ChargeState, Step
+from budget_svc.ledger import Cause, Change, Entry
+from budget_svc.operations import (
+    AdjustBudget,
+    CreateBudgets,
+    Dispatch,
+    Expire,
+    Operation,
+    Release,
+    Renew,
+    Reserve,
+    Settle,
+)
+from budget_svc.tenants import Tenants
+from svc_common.errors import ErrorReason, ServiceError, invalid_field
+
+Value: TypeAlias = "Charge | Budget | list[Budget] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an operation gave, and what others may want to know once it is durable: the levels where room came free and
+    the budgets that passed a threshold."""
+
+    value: Value
+    freed: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
+
+
+class Book:
+    """`budgets` must hold every budget that an operation names, with all above it, and `charges` every charge, if they exist."""
+
+    def __init__(self, now: int, tenants: Tenants, budgets: Iterable[Budget], known: Iterable[Charge]) -> None:
+        self.now = now
+        self._tenants = tenants
+        self.budgets = {budget.id: budget for budget in budgets}
+        self.charges = {charge.id: charge for charge in known}
+        self.new_budgets: dict[str, Budget] = {}
+        self.changed_budgets: set[str] = set()
+        self.new_charges: set[str] = set()
+        self.changed_charges: set[str] = set()
+        self.entries: list[Entry] = []
+        self._freed: list[str] = []
+        self._passed: list[str] = []
+
+    def apply(self, operation: Operation) -> Outcome:
+        """Raises ServiceError when the operation is refused."""
+        self._freed, self._passed = [], []
+        value = self._apply(operation)
+        return Outcome(value, tuple(self._freed), tuple(self._passed))
+
+    def _apply(self, operation: Operation) -> Value:
+        match operation:
+            case Reserve():
+                return self._reserve(operation)
+            case Settle(charge_id, usage):
+                charge = self._charge(charge_id)
+                if charge.state is ChargeState.RESERVED:
+                    charge = self._expired(charge)
+                return self._take(charge, charges.settle(charge, usage, self.now))
+            case Dispatch(charge_id):
+                charge = self._expired(self._charge(charge_id))
+                return self._take(charge, charges.dispatch(charge))
+            case Release(charge_id):
+                return self._release(charge_id)
+            case Renew(charge_id, lease):
+                charge = self._expired(self._charge(charge_id))
+                return self._take(charge, charges.renew(charge, self.now + lease))
+            case Expire(charge_id):
+                return self._expired(self._charge(charge_id))
+            case CreateBudgets(budgets):
+                return self._create(budgets)
+            case AdjustBudget():
+                return self._adjust(operation)
+
+    # Budgets
+
+    def _create(self, wanted: tuple[NewBudget, ...]) -> list[Budget]:
+        made: dict[str, Budget] = {}
+        for new in wanted:
+            known = self.budgets.get(new.id) or made.get(new.id)
+            if known is None:
+                made[new.id] = self._defined(new, made)
+            elif known.terms != new.terms:
+                raise ServiceError(
+                    ErrorReason.BUDGET_CONFLICT,
+                    f"budget {new.id!r} exists with other content",
+                    metadata={"budget_id": new.id},
+                )
+        for budget in made.values():
+            self._add(budget)
+        return [copy(self.budgets[new.id]) for new in wanted]
+
+    def _defined(self, new: NewBudget, made: dict[str, Budget]) -> Budget:
+        check_limit(new.limit, new.conclusion_reserve)
+        parent_id = new.parent_id or self._tenants.budget_id(new.tenant, self.now)
+        parent = made.get(parent_id) or self._budget(parent_id)
+        if new.tenant not in ("", parent.tenant):
+            raise invalid_field("tenant", f"the parent's tenant is {parent.tenant!r}")
+        return Budget(
+            id=new.id,
+            parent_id=parent.id,
+            tenant=parent.tenant,
+            tool=new.tool,
+            terms=new.terms,
+            create_time=self.now,
+            deadline=new.deadline or parent.deadline,
+            token_quota=new.token_quota,
+            limit=new.limit,
+            conclusion_reserve=new.conclusion_reserve,
+        )
+
+    def _budget(self, budget_id: str) -> Budget:
+        if known := self.budgets.get(budget_id):
+            return known
+        if new := self._tenants.define(budget_id, self.now):
+            budget = Budget(
+                id=new.id,
+                parent_id="",
+                tenant=new.tenant,
+                tool="",
+                terms=new.terms,
+                create_time=self.now,
+                deadline=0,
+                token_quota=new.token_quota,
+                limit=new.limit,
+                conclusion_reserve=new.conclusion_reserve,
+            )
+            self._add(budget)
+            return budget
+        raise ServiceError(ErrorReason.BUDGET_NOT_FOUND, f"no budget {budget_id!r}", metadata={"budget_id": budget_id})
+
+    def _add(self, budget: Budget) -> None:
+        self.budgets[budget.id] = self.new_budgets[budget.id] = budget
+        self._record(budget, Change(Cause.CREATE, limit=budget.limit))
+
+    def _adjust(self, operation: AdjustBudget) -> Budget:
+        budget = self._budget(operation.budget_id)
+        reserve = operation.conclusion_reserve
+        if reserve is None:
+            reserve = min(budget.conclusion_reserve, operation.limit)
+        check_limit(operation.limit, reserve)
+        change = Change(Cause.ADJUST, limit=operation.limit - budget.limit)
+        roomier = operation.limit > budget.limit or reserve < budget.conclusion_reserve
+        budget.limit, budget.conclusion_reserve = operation.limit, reserve
+        budget.passed_percent = budget.passed_now()
+        self.changed_budgets.add(budget.id)
+        if change.limit:
+            self._record(budget, change)
+        if roomier:
+            self._freed.append(budget.id)
+        return copy(budget)
+
+    # Charges
+
+    def _charge(self, charge_id: str) -> Charge:
+        if known := self.charges.get(charge_id):
+            return known
+        raise ServiceError(ErrorReason.CHARGE_NOT_FOUND, f"no charge {charge_id!r}", metadata={"charge_id": charge_id})
+
+    def _reserve(self, operation: Reserve) -> Charge:
+        if known := self.charges.get(operation.charge_id):
+            return self._reserve_again(known, operation)
+        ask = operation.ask
+        path = self._path(self._budget(operation.budget_id))
+        admit(path, ask, self.now)
+        for budget in path:
+            if budget.id in operation.yields_to:
+                raise held(budget, ask, f"others wait for room in budget {budget.id!r}")
+        charge = Charge(
+            id=operation.charge_id,
+            budget_id=operation.budget_id,
+            model_id=operation.model_id,
+            tier=operation.tier,
+            price=operation.price,
+            is_conclusion=operation.is_conclusion,
+            max_input_tokens=operation.max_input_tokens,
+            max_output_tokens=operation.max_output_tokens,
+            reserved=ask.amount,
+            state=ChargeState.DISPATCHED if operation.dispatch else ChargeState.RESERVED,
+            create_time=self.now,
+            expire_time=self.now + operation.lease,
+        )
+        self._post(charge, charges.hold(charge), path)
+        self.charges[charge.id] = charge
+        self.new_charges.add(charge.id)
+        return charge
+
+    def _reserve_again(self, known: Charge, operation: Reserve) -> Charge:
+        known = self._expired(known)
+        if not known.state.is_open:
+            raise charges.wrong_state(known, "be reserved again: take another id")
+        same = (known.budget_id, known.model_id, known.tier, known.is_conclusion) == (
+            operation.budget_id,
+            operation.model_id,
+            operation.tier,
+            operation.is_conclusion,
+        ) and (known.max_input_tokens, known.max_output_tokens) == (
+            operation.max_input_tokens,
+            operation.max_output_tokens,
+        )
+        if not same:
+            raise ServiceError(
+                ErrorReason.BUDGET_CONFLICT,
+                f"charge {known.id!r} exists with other content",
+                metadata={"charge_id": known.id},
+            )
+        return self._take(known, charges.dispatch(known)) if operation.dispatch else known
+
+    def _release(self, charge_id: str) -> Charge:
+        known = self.charges.get(charge_id)
+        if known is None:
+            self.charges[charge_id] = charges.released_unseen(charge_id, self.now)
+            self.new_charges.add(charge_id)
+            return self.charges[charge_id]
+        known = self._expired(known)
+        return self._take(known, charges.release(known, self.now))
+
+    def _expired(self, charge: Charge) -> Charge:
+        return self._take(charge, charges.expire(charge, self.now))
+
+    def _take(self, before: Charge, step: Step) -> Charge:
+        after, change = step
+        if after is before:
+            return before
+        if change is not None:
+            self._post(after, change, self._path(self.budgets[after.budget_id]))
+        self.charges[after.id] = after
+        if after.id not in self.new_charges:
+            self.changed_charges.add(after.id)
+        return after
+
+    # The ledger
+
+    def _path(self, budget: Budget) -> list[Budget]:
+        path = [budget]
+        while budget.parent_id:
+            budget = self.budgets[budget.parent_id]
+            path.append(budget)
+        return path
+
+    def _post(self, charge: Charge, change: Change, path: list[Budget]) -> None:
+        """Records a change and applies it at every level, or raises AMOUNT_OVERFLOW and does neither."""
+        for budget in path:
+            budget.check(change)
+        for budget in path:
+            budget.apply(change)
+            if change.held + change.spent < 0 or change.held_tokens < 0:
+                self._freed.append(budget.id)
+            elif (percent := budget.passed_now()) > budget.passed_percent:
+                budget.passed_percent = percent
+                self._passed.append(budget.id)
+            if budget.id not in self.new_budgets:
+                self.changed_budgets.add(budget.id)
+        self._record(path[0], change, charge.id, charge.model_id)
+
+    def _record(self, budget: Budget, change: Change, charge_id: str = "", model_id: str = "") -> None:
+        entry = Entry(self.now, budget.id, budget.tenant, budget.tool, change, charge_id, model_id)
+        self.entries.append(entry)

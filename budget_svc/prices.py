@@ -1,0 +1,157 @@
+"""What a token costs: the price file, and the lookup of a model in it.
+
+All prices are whole pico-USD per token, so a cost is a sum of products and never rounded.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from budget_svc.tokens import TokenUsage
+from svc_common.errors import ErrorReason, ServiceError
+from svc_common.money import checked
+
+BUNDLED = Path(__file__).with_name("prices.toml")
+
+_PROFILE_ARN = re.compile(r"arn:aws[a-z-]*:bedrock:[^:]*:[^:]*:(?:inference-profile|foundation-model)/(?P<id>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Pico-USD per token of each sort."""
+
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+
+    def cost(self, usage: TokenUsage) -> int:
+        return (
+            usage.input_tokens * self.input
+            + usage.output_tokens * self.output
+            + usage.cache_read_tokens * self.cache_read
+            + usage.cache_write_tokens * self.cache_write
+        )
+
+    def worst_case(self, max_input_tokens: int, max_output_tokens: int) -> int:
+        return max_input_tokens * max(self.input, self.cache_read, self.cache_write) + max_output_tokens * self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """`long` holds for calls whose prompt is longer than `long_above` tokens; None where length makes no difference."""
+
+    rates: Rates
+    long_above: int = 0
+    long: Rates | None = None
+
+    def cost(self, usage: TokenUsage) -> int:
+        """Pico-USD of a call. Raises AMOUNT_OVERFLOW."""
+        rates = self.long if self.long and usage.prompt > self.long_above else self.rates
+        return checked(rates.cost(usage))
+
+    def worst_case(self, max_input_tokens: int, max_output_tokens: int) -> int:
+        """The most that a call within these bounds can cost, in pico-USD. Raises AMOUNT_OVERFLOW."""
+        if self.long is None or max_input_tokens <= self.long_above:
+            return checked(self.rates.worst_case(max_input_tokens, max_output_tokens))
+        short = self.rates.worst_case(self.long_above, max_output_tokens)
+        return checked(max(short, self.long.worst_case(max_input_tokens, max_output_tokens)))
+
+    def encoded(self) -> str:
+        """A short text for a charge to keep, so that a later price file does not change what a running call costs."""
+        bands = [self.rates] if self.long is None else [self.rates, self.long]
+        numbers = [(band.input, band.output, band.cache_read, band.cache_write) for band in bands]
+        return ";".join([str(self.long_above), *(",".join(map(str, band)) for band in numbers)])
+
+
+@lru_cache(maxsize=4096)
+def decode_price(text: str) -> Price:
+    """The price that `Price.encoded` wrote."""
+    long_above, *bands = text.split(";")
+    rates = [Rates(*(int(number) for number in band.split(","))) for band in bands]
+    return Price(rates[0], int(long_above), rates[1] if len(rates) > 1 else None)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPrice:
+    """A row of the price file. `effective` is the ISO day from which it holds; `source` says who published it."""
+
+    model_id: str
+    tier: str
+    price: Price
+    effective: str
+    source: str
+
+
+class PriceFileError(Exception):
+    """The price file cannot be used; the message names file and row."""
+
+
+class PriceList:
+    """Prices by model or inference-profile id and service tier. `aliases` map ids of the account's own to listed ones."""
+
+    def __init__(self, version: str, prices: Mapping[tuple[str, str], ListedPrice], aliases: Mapping[str, str]) -> None:
+        self.version = version
+        self.prices = prices
+        self._aliases = aliases
+
+    def find(self, model_id: str, tier: str = "") -> ListedPrice:
+        """The price of a call. Raises MODEL_NOT_PRICED: what has no price is not let through."""
+        listed = self.prices.get((self.listed_id(model_id), tier))
+        if listed is None:
+            asked = f"{model_id!r} in service tier {tier!r}" if tier else f"{model_id!r}"
+            raise ServiceError(ErrorReason.MODEL_NOT_PRICED, f"model {asked} has no price in price file {self.version}")
+        return listed
+
+    def listed_id(self, model_id: str) -> str:
+        """The id under which the file may list a model: its alias, or what an ARN of AWS's own names, or itself."""
+        if model_id in self._aliases:
+            return self._aliases[model_id]
+        match = _PROFILE_ARN.fullmatch(model_id)
+        return match["id"] if match else model_id
+
+
+def load_prices(path: Path = BUNDLED, aliases: Mapping[str, str] | None = None) -> PriceList:
+    """Reads a price file. Raises PriceFileError for one that is malformed, empty or lists a price twice."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PriceFileError(f"{path}: {error}") from error
+    prices: dict[tuple[str, str], ListedPrice] = {}
+    for number, row in enumerate(content.get("price", ()), start=1):
+        try:
+            listed = _listed(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PriceFileError(f"{path}: price {number} ({row.get('model', 'unnamed')}): {error!r}") from error
+        if (listed.model_id, listed.tier) in prices:
+            raise PriceFileError(f"{path}: price {number}: {listed.model_id!r} tier {listed.tier!r} is listed twice")
+        prices[listed.model_id, listed.tier] = listed
+    if not prices:
+        raise PriceFileError(f"{path}: it lists no price")
+    for alias, model_id in (aliases or {}).items():
+        if (model_id, "") not in prices:
+            raise PriceFileError(f"alias {alias!r} stands for {model_id!r}, which {path} does not list")
+    return PriceList(str(content.get("version", "unversioned")), prices, dict(aliases or {}))
+
+
+def _listed(row: Mapping[str, Any]) -> ListedPrice:
+    above = row.get("above")
+    price = Price(_rates(row)) if above is None else Price(_rates(row), _whole(above, "tokens"), _rates(above))
+    return ListedPrice(row["model"], row.get("tier", ""), price, row["effective"].isoformat(), row["source"])
+
+
+def _rates(row: Mapping[str, Any]) -> Rates:
+    return Rates(*(_whole(row, key) for key in ("input", "output", "cache_read", "cache_write")))
+
+
+def _whole(row: Mapping[str, Any], key: str) -> int:
+    value = row[key]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{key} must be a whole number, 0 or more")
+    return value

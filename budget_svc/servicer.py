@@ -1,0 +1,73 @@
+"""BudgetService: parse, call, format. Errors are raised as ServiceError and become statuses in the interceptor."""
+
+from __future__ import annotations
+
+from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
+
+from budget_svc import wire
+from budget_svc.keeper import Keeper
+from budget_svc.operations import CreateBudgets, Dispatch, Release, Renew, Settle
+from budget_svc.prices import PriceList
+from svc_common.server_interceptor import Context
+from svc_common.times import from_duration
+
+
+class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
+    def __init__(self, keeper: Keeper, prices: PriceList) -> None:
+        self._keeper = keeper
+        self._prices = prices
+
+    async def CreateBudgets(
+        self, request: budget_pb2.CreateBudgetsRequest, context: Context
+    ) -> budget_pb2.CreateBudgetsResponse:
+        new = tuple(wire.new_budget_from(each, f"budgets[{index}]") for index, each in enumerate(request.budgets))
+        budgets = await self._keeper.create(CreateBudgets(new))
+        return budget_pb2.CreateBudgetsResponse(budgets=map(wire.budget_to, budgets))
+
+    async def GetBudget(self, request: budget_pb2.GetBudgetRequest, context: Context) -> budget_pb2.GetBudgetResponse:
+        return budget_pb2.GetBudgetResponse(budget=wire.budget_to(await self._keeper.budget(request.budget_id)))
+
+    async def AdjustBudget(
+        self, request: budget_pb2.AdjustBudgetRequest, context: Context
+    ) -> budget_pb2.AdjustBudgetResponse:
+        budget = await self._keeper.adjust(wire.adjust_from(request))
+        return budget_pb2.AdjustBudgetResponse(budget=wire.budget_to(budget))
+
+    async def ReserveCharge(
+        self, request: budget_pb2.ReserveChargeRequest, context: Context
+    ) -> budget_pb2.ReserveChargeResponse:
+        listed = self._prices.find(request.model_id, request.service_tier)
+        charge = await self._keeper.charge(wire.reserve_from(request, listed))
+        return budget_pb2.ReserveChargeResponse(charge=wire.charge_to(charge))
+
+    async def DispatchCharge(
+        self, request: budget_pb2.DispatchChargeRequest, context: Context
+    ) -> budget_pb2.DispatchChargeResponse:
+        charge = await self._keeper.charge(Dispatch(request.charge_id))
+        return budget_pb2.DispatchChargeResponse(charge=wire.charge_to(charge))
+
+    async def SettleCharge(
+        self, request: budget_pb2.SettleChargeRequest, context: Context
+    ) -> budget_pb2.SettleChargeResponse:
+        charge = await self._keeper.charge(Settle(request.charge_id, wire.usage_from(request)))
+        return budget_pb2.SettleChargeResponse(charge=wire.charge_to(charge))
+
+    async def ReleaseCharge(
+        self, request: budget_pb2.ReleaseChargeRequest, context: Context
+    ) -> budget_pb2.ReleaseChargeResponse:
+        charge = await self._keeper.charge(Release(request.charge_id))
+        return budget_pb2.ReleaseChargeResponse(charge=wire.charge_to(charge))
+
+    async def RenewCharge(
+        self, request: budget_pb2.RenewChargeRequest, context: Context
+    ) -> budget_pb2.RenewChargeResponse:
+        lease = from_duration(request.lease) or wire.DEFAULT_LEASE_MICROS
+        charge = await self._keeper.charge(Renew(request.charge_id, lease))
+        return budget_pb2.RenewChargeResponse(charge=wire.charge_to(charge))
+
+    async def EstimateCharge(
+        self, request: budget_pb2.EstimateChargeRequest, context: Context
+    ) -> budget_pb2.EstimateChargeResponse:
+        listed = self._prices.find(request.model_id, request.service_tier)
+        worst_case = listed.price.worst_case(request.max_input_tokens, request.max_output_tokens)
+        return budget_pb2.EstimateChargeResponse(worst_case=wire.to_amount(worst_case), price=wire.price_to(listed))

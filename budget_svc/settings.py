@@ -1,0 +1,61 @@
+"""Settings of budget_svc: environment `DBP_BUDGET_*`, table [budget] of the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from budget_svc.tenants import Period, Tenants, TenantTerms
+from svc_common.money import MAX_PICO_USD, parse_usd
+from svc_common.settings import ServiceSettings
+
+
+def _pico_usd(value: Any) -> Any:
+    return parse_usd(value) if isinstance(value, str) else value
+
+
+Usd = Annotated[int, BeforeValidator(_pico_usd), Field(ge=0, le=MAX_PICO_USD)]
+"""An amount written as text in US dollars ("0.05"); a whole number is taken as pico-USD."""
+
+
+class TenantSettings(BaseModel):
+    """What a tenant may spend in each period."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    period: Period = Field(Period.DAY, description="day, month or none: when a new limit begins, in UTC")
+    limit_usd: Usd = Field(100 * 10**12, description="what may be spent in one period")
+    conclusion_reserve_usd: Usd = Field(0, description="part of the limit for calls by which an instance concludes")
+    token_quota: int = Field(0, ge=0, description="tokens that may be used in one period; 0 is no quota")
+
+    @model_validator(mode="after")
+    def _reserve_fits(self) -> TenantSettings:
+        if self.conclusion_reserve_usd > self.limit_usd:
+            raise ValueError("conclusion_reserve_usd must be at most limit_usd")
+        return self
+
+    def terms(self) -> TenantTerms:
+        return TenantTerms(self.period, self.limit_usd, self.conclusion_reserve_usd, self.token_quota)
+
+
+class BudgetSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="DBP_BUDGET_")
+    table = "budget"
+
+    listen: str = Field("127.0.0.1:8812", pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
+    database_url: str = Field("sqlite:///.dbp/budget.sqlite", description="sqlite:///path or postgresql://...")
+    price_file: Path | None = Field(None, description="a price file to use instead of the bundled one")
+    model_aliases: dict[str, str] = Field(
+        default_factory=dict, description="ids of the account's own (ARNs of its inference profiles) to listed ids"
+    )
+    default_tenant: TenantSettings = Field(
+        default_factory=lambda: TenantSettings(), description="of tenants not named below"
+    )
+    tenants: dict[str, TenantSettings] = Field(default_factory=dict, description="by name")
+    sweep_seconds: float = Field(0.5, gt=0, le=60, description="how often ended leases are looked for")
+
+    def tenant_terms(self) -> Tenants:
+        return Tenants(self.default_tenant.terms(), {name: own.terms() for name, own in self.tenants.items()})
