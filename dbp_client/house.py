@@ -92,7 +92,7 @@ class House:
         environment |= {
             "DBP_AUTH_TOKEN": common.auth_token,
             "DBP_TRACES": common.traces,
-            "DBP_TOOL_WORKSPACES": json.dumps({name: str(path) for name, path in self.workspaces.items()}),
+            "DBP_TOOL_WORKSPACES": ",".join(f"{name}={path}" for name, path in self.workspaces.items()),
             "DBP_TOOL_CACHE_DIR": str(self.data / "cache"),
             "PYTHONUNBUFFERED": "1",
         }
