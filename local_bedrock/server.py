@@ -18,6 +18,7 @@ from aiohttp import web
 
 from local_bedrock.answers import Answer
 from local_bedrock.backends.base import Backend
+from local_bedrock.backends.llama import LlamaBackend
 from local_bedrock.backends.script import Decide, Script, ScriptBackend, ScriptError, load_script, parse_script
 from local_bedrock.calls import Json, ModelCall, Usage
 from local_bedrock.errors import ServiceError, invalid
@@ -216,7 +217,7 @@ async def start(settings: LocalBedrockSettings, script: Script | Decide | None =
 async def _backend(settings: LocalBedrockSettings, script: Script | Decide | None) -> Backend:
     if settings.backend == "script":
         return ScriptBackend(script or (load_script(settings.script) if settings.script else Script()))
-    raise ScriptError("the llama backend is not here yet")
+    return await LlamaBackend.load(settings.prompt_tokens)
 
 
 def _dialect(call_id: str, call: ModelCall, usage: Usage) -> Dialect:

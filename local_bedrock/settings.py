@@ -27,6 +27,6 @@ class LocalBedrockSettings(Settings):
     default_max_tokens: Annotated[int, Field(ge=1)] = Field(4096, description="where a call sends no maxTokens")
     cache_min_tokens: Annotated[int, Field(ge=0)] = Field(1024, description="shortest prefix a cachePoint caches")
     invoice_records: Annotated[int, Field(ge=1)] = Field(100_000, description="newest calls the invoice keeps")
-    context_tokens: Annotated[int, Field(ge=256, le=8192)] = Field(
-        640, description="llama backend: prompt tokens the bundled model is given at most"
+    prompt_tokens: Annotated[int, Field(ge=100, le=800)] = Field(
+        260, description="llama backend: tokens the bundled model reads of a call at most"
     )

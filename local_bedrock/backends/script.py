@@ -26,7 +26,7 @@ from local_bedrock.calls import Json, ModelCall, OutputBlock, Text, ToolUse, com
 from local_bedrock.errors import ConnectionDropped, ServiceError, UnmodelledFrame
 from local_bedrock.tokens import BYTES_PER_TOKEN, ByteTokenizer
 
-_PLACEHOLDER = re.compile(r"\{(last_user_text|tool_results|system_text|model|template)\}")
+_PLACEHOLDER = re.compile(r"\{(last_user_text|tool_results|system_text|model|template|forced_tool)\}")
 
 
 class ScriptError(ValueError):
@@ -134,7 +134,8 @@ class Fault(_Strict):
 class Reply(_Strict):
     """What a call gets.
 
-    Text and tool inputs may use {last_user_text}, {tool_results}, {system_text}, {model} and {template}.
+    Text, tool names and tool inputs may use {last_user_text}, {tool_results}, {system_text}, {model}, {template} and
+    {forced_tool} (the tool that toolChoice names).
     """
 
     text: str = ""
@@ -252,6 +253,7 @@ def _blocks(reply: Reply, call: ModelCall) -> list[OutputBlock]:
         "system_text": call.system_text,
         "model": call.model_id,
         "template": call.template,
+        "forced_tool": call.tool_choice.name or "",
     }
     blocks: list[OutputBlock] = []
     if text := _fill(reply.text, values):
@@ -261,7 +263,7 @@ def _blocks(reply: Reply, call: ModelCall) -> list[OutputBlock]:
         blocks.append(Text(text))
     for tool in reply.tools:
         given = tool.input_text if tool.input_text is not None else compact_json(_fill_json(tool.input, values))
-        blocks.append(ToolUse(tool.id or f"tooluse_{uuid.uuid4().hex[:22]}", tool.name, given))
+        blocks.append(ToolUse(tool.id or f"tooluse_{uuid.uuid4().hex[:22]}", _fill(tool.name, values), given))
     return blocks
 
 
