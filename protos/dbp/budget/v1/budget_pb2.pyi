@@ -964,7 +964,9 @@ class LedgerEntry(_message.Message):
         CAUSE_ADJUST: LedgerEntry._Cause.ValueType  # 7
         """A change of limit."""
         CAUSE_FOLD: LedgerEntry._Cause.ValueType  # 8
-        """Settled entries of a day folded into one."""
+        """Entries of ended charges folded into one per budget, model and day."""
+        CAUSE_CREATE: LedgerEntry._Cause.ValueType  # 9
+        """A budget came into being with its limit."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """What caused a change."""
@@ -986,7 +988,9 @@ class LedgerEntry(_message.Message):
     CAUSE_ADJUST: LedgerEntry.Cause.ValueType  # 7
     """A change of limit."""
     CAUSE_FOLD: LedgerEntry.Cause.ValueType  # 8
-    """Settled entries of a day folded into one."""
+    """Entries of ended charges folded into one per budget, model and day."""
+    CAUSE_CREATE: LedgerEntry.Cause.ValueType  # 9
+    """A budget came into being with its limit."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
@@ -997,6 +1001,9 @@ class LedgerEntry(_message.Message):
     SPENT_DELTA_PICO_USD_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_DELTA_PICO_USD_FIELD_NUMBER: _builtins.int
+    HELD_TOKENS_DELTA_FIELD_NUMBER: _builtins.int
+    CHARGE_COUNT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the ledger, growing."""
     cause: Global___LedgerEntry.Cause.ValueType
@@ -1004,13 +1011,19 @@ class LedgerEntry(_message.Message):
     budget_id: _builtins.str
     """The budget the charge belongs to; every budget above it changes by the same amounts."""
     charge_id: _builtins.str
-    """The charge; empty for adjustments and folds."""
+    """The charge; empty for creations, adjustments and folds."""
     held_delta_pico_usd: _builtins.int
     """Change of held, in pico-USD."""
     spent_delta_pico_usd: _builtins.int
     """Change of spent, in pico-USD."""
     model_id: _builtins.str
     """Model or inference profile id."""
+    limit_delta_pico_usd: _builtins.int
+    """Change of the budget's own limit, in pico-USD."""
+    held_tokens_delta: _builtins.int
+    """Change of held tokens."""
+    charge_count: _builtins.int
+    """Charges that this entry ended with a cost."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -1031,10 +1044,13 @@ class LedgerEntry(_message.Message):
         spent_delta_pico_usd: _builtins.int = ...,
         tokens: _common_pb2.TokenUsage | None = ...,
         model_id: _builtins.str = ...,
+        limit_delta_pico_usd: _builtins.int = ...,
+        held_tokens_delta: _builtins.int = ...,
+        charge_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "cause", b"cause", "charge_id", b"charge_id", "held_delta_pico_usd", b"held_delta_pico_usd", "model_id", b"model_id", "sequence", b"sequence", "spent_delta_pico_usd", b"spent_delta_pico_usd", "time", b"time", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "cause", b"cause", "charge_count", b"charge_count", "charge_id", b"charge_id", "held_delta_pico_usd", b"held_delta_pico_usd", "held_tokens_delta", b"held_tokens_delta", "limit_delta_pico_usd", b"limit_delta_pico_usd", "model_id", b"model_id", "sequence", b"sequence", "spent_delta_pico_usd", b"spent_delta_pico_usd", "time", b"time", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1160,7 +1176,7 @@ class LedgerDifference(_message.Message):
     budget_id: _builtins.str
     """The budget."""
     balance: _builtins.str
-    """What differs, e.g. "spent" or "held"."""
+    """What differs: a balance's field ("spent", "held", "limit", ...), or "open charges", whose sum is the hold of their budget."""
     recorded: _builtins.int
     """Pico-USD (or tokens) by the balance."""
     computed: _builtins.int

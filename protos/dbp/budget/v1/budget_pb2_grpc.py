@@ -146,9 +146,11 @@ class BudgetServiceServicer:
 
         With `max_wait`, a reservation that does not fit only because of what others hold waits in line, first come first served
         within a priority.
-        Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, BUDGET_EXCEEDED and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and
-        MODEL_RATE_EXCEEDED (transient, with RetryInfo), TIME_BUDGET_EXCEEDED, AMOUNT_OVERFLOW. ErrorInfo.metadata of a denial holds
-        `budget_id` (the level that had no room), `available_pico_usd` and `required_pico_usd`.
+        Repeated, it returns the charge as long as that is open (and dispatches it if `dispatch` is set).
+        Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, CHARGE_STATE (the charge has ended: take another id), BUDGET_EXCEEDED
+        and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and MODEL_RATE_EXCEEDED (transient, with RetryInfo; a call that is larger than the
+        model's whole rate gets the latter without RetryInfo), TIME_BUDGET_EXCEEDED, AMOUNT_OVERFLOW. ErrorInfo.metadata of a denial
+        holds `budget_id` (the level that had no room; `model_id` for a rate), `available_pico_usd` and `required_pico_usd`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +158,7 @@ class BudgetServiceServicer:
 
     def DispatchCharge(self, request, context):
         """Says that the model call is about to be sent: from now on an expiry charges the hold instead of releasing it.
-        Errors: CHARGE_NOT_FOUND, CHARGE_STATE (released, or expired before dispatch: reserve anew under another id).
+        Errors: CHARGE_NOT_FOUND, CHARGE_STATE (settled, released, or expired: reserve anew under another id).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,7 +198,8 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Sums usage by tenant, model, tool and day over a span of time.
+        """Sums usage by tenant, model, tool and day over a span of time. Days that retention has folded count as a whole if they begin
+        within the span.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,13 +57,15 @@ class BudgetServiceStub:
 
     With `max_wait`, a reservation that does not fit only because of what others hold waits in line, first come first served
     within a priority.
-    Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, BUDGET_EXCEEDED and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and
-    MODEL_RATE_EXCEEDED (transient, with RetryInfo), TIME_BUDGET_EXCEEDED, AMOUNT_OVERFLOW. ErrorInfo.metadata of a denial holds
-    `budget_id` (the level that had no room), `available_pico_usd` and `required_pico_usd`.
+    Repeated, it returns the charge as long as that is open (and dispatches it if `dispatch` is set).
+    Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, CHARGE_STATE (the charge has ended: take another id), BUDGET_EXCEEDED
+    and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and MODEL_RATE_EXCEEDED (transient, with RetryInfo; a call that is larger than the
+    model's whole rate gets the latter without RetryInfo), TIME_BUDGET_EXCEEDED, AMOUNT_OVERFLOW. ErrorInfo.metadata of a denial
+    holds `budget_id` (the level that had no room; `model_id` for a rate), `available_pico_usd` and `required_pico_usd`.
     """
     DispatchCharge: _grpc.UnaryUnaryMultiCallable[_budget_pb2.DispatchChargeRequest, _budget_pb2.DispatchChargeResponse]
     """Says that the model call is about to be sent: from now on an expiry charges the hold instead of releasing it.
-    Errors: CHARGE_NOT_FOUND, CHARGE_STATE (released, or expired before dispatch: reserve anew under another id).
+    Errors: CHARGE_NOT_FOUND, CHARGE_STATE (settled, released, or expired: reserve anew under another id).
     """
     SettleCharge: _grpc.UnaryUnaryMultiCallable[_budget_pb2.SettleChargeRequest, _budget_pb2.SettleChargeResponse]
     """Replaces the hold by what the call used, or by the whole hold when the outcome is unknown. A late settle corrects an expired
@@ -83,7 +85,9 @@ class BudgetServiceStub:
     Errors: MODEL_NOT_PRICED.
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_budget_pb2.GetUsageRequest, _budget_pb2.GetUsageResponse]
-    """Sums usage by tenant, model, tool and day over a span of time."""
+    """Sums usage by tenant, model, tool and day over a span of time. Days that retention has folded count as a whole if they begin
+    within the span.
+    """
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ListLedgerEntriesRequest, _budget_pb2.ListLedgerEntriesResponse]
     """Lists ledger entries in order, of one budget and those under it or of all.
     Errors: BUDGET_NOT_FOUND.
@@ -124,13 +128,15 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
 
     With `max_wait`, a reservation that does not fit only because of what others hold waits in line, first come first served
     within a priority.
-    Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, BUDGET_EXCEEDED and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and
-    MODEL_RATE_EXCEEDED (transient, with RetryInfo), TIME_BUDGET_EXCEEDED, AMOUNT_OVERFLOW. ErrorInfo.metadata of a denial holds
-    `budget_id` (the level that had no room), `available_pico_usd` and `required_pico_usd`.
+    Repeated, it returns the charge as long as that is open (and dispatches it if `dispatch` is set).
+    Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, CHARGE_STATE (the charge has ended: take another id), BUDGET_EXCEEDED
+    and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and MODEL_RATE_EXCEEDED (transient, with RetryInfo; a call that is larger than the
+    model's whole rate gets the latter without RetryInfo), TIME_BUDGET_EXCEEDED, AMOUNT_OVERFLOW. ErrorInfo.metadata of a denial
+    holds `budget_id` (the level that had no room; `model_id` for a rate), `available_pico_usd` and `required_pico_usd`.
     """
     DispatchCharge: _aio.UnaryUnaryMultiCallable[_budget_pb2.DispatchChargeRequest, _budget_pb2.DispatchChargeResponse]  # type: ignore[assignment]
     """Says that the model call is about to be sent: from now on an expiry charges the hold instead of releasing it.
-    Errors: CHARGE_NOT_FOUND, CHARGE_STATE (released, or expired before dispatch: reserve anew under another id).
+    Errors: CHARGE_NOT_FOUND, CHARGE_STATE (settled, released, or expired: reserve anew under another id).
     """
     SettleCharge: _aio.UnaryUnaryMultiCallable[_budget_pb2.SettleChargeRequest, _budget_pb2.SettleChargeResponse]  # type: ignore[assignment]
     """Replaces the hold by what the call used, or by the whole hold when the outcome is unknown. A late settle corrects an expired
@@ -150,7 +156,9 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Errors: MODEL_NOT_PRICED.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_budget_pb2.GetUsageRequest, _budget_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """Sums usage by tenant, model, tool and day over a span of time."""
+    """Sums usage by tenant, model, tool and day over a span of time. Days that retention has folded count as a whole if they begin
+    within the span.
+    """
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_budget_pb2.ListLedgerEntriesRequest, _budget_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
     """Lists ledger entries in order, of one budget and those under it or of all.
     Errors: BUDGET_NOT_FOUND.
@@ -212,9 +220,11 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
 
         With `max_wait`, a reservation that does not fit only because of what others hold waits in line, first come first served
         within a priority.
-        Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, BUDGET_EXCEEDED and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and
-        MODEL_RATE_EXCEEDED (transient, with RetryInfo), TIME_BUDGET_EXCEEDED, AMOUNT_OVERFLOW. ErrorInfo.metadata of a denial holds
-        `budget_id` (the level that had no room), `available_pico_usd` and `required_pico_usd`.
+        Repeated, it returns the charge as long as that is open (and dispatches it if `dispatch` is set).
+        Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, CHARGE_STATE (the charge has ended: take another id), BUDGET_EXCEEDED
+        and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and MODEL_RATE_EXCEEDED (transient, with RetryInfo; a call that is larger than the
+        model's whole rate gets the latter without RetryInfo), TIME_BUDGET_EXCEEDED, AMOUNT_OVERFLOW. ErrorInfo.metadata of a denial
+        holds `budget_id` (the level that had no room; `model_id` for a rate), `available_pico_usd` and `required_pico_usd`.
         """
 
     @_abc_1.abstractmethod
@@ -224,7 +234,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_budget_pb2.DispatchChargeResponse, _abc.Awaitable[_budget_pb2.DispatchChargeResponse]]:
         """Says that the model call is about to be sent: from now on an expiry charges the hold instead of releasing it.
-        Errors: CHARGE_NOT_FOUND, CHARGE_STATE (released, or expired before dispatch: reserve anew under another id).
+        Errors: CHARGE_NOT_FOUND, CHARGE_STATE (settled, released, or expired: reserve anew under another id).
         """
 
     @_abc_1.abstractmethod
@@ -274,7 +284,9 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budget_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_budget_pb2.GetUsageResponse, _abc.Awaitable[_budget_pb2.GetUsageResponse]]:
-        """Sums usage by tenant, model, tool and day over a span of time."""
+        """Sums usage by tenant, model, tool and day over a span of time. Days that retention has folded count as a whole if they begin
+        within the span.
+        """
 
     @_abc_1.abstractmethod
     def ListLedgerEntries(
