@@ -8,9 +8,13 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic import BaseModel
+
+from svc_common.money import format_usd
 from svc_common.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,19 +64,30 @@ def _section(cls: type[Settings], reader: str) -> Iterator[str]:
     yield "| variable | default | meaning |"
     yield "|---|---|---|"
     for field in own_fields(cls):
-        yield f"| `{prefix}{field}`".upper() + f" | {_default(cls, field)} | {_meaning(cls, field)} |"
+        default = cls.model_fields[field].get_default(call_default_factory=True)
+        yield f"| `{f'{prefix}{field}'.upper()}` | {_spelled(field, default)} | {_meaning(cls, field)} |"
+        if isinstance(default, BaseModel):
+            for key, value in default:
+                yield f"| its `{key}` | {_spelled(key, value)} | {_meaning(type(default), key)} |"
     yield ""
 
 
-def _default(cls: type[Settings], field: str) -> str:
-    value = cls.model_fields[field].get_default(call_default_factory=True)
+def _spelled(field: str, value: Any) -> str:
     match value:
         case None:
             return "not set"
-        case "" | () | {}:
+        case BaseModel():
+            return "a table"
+        case str() | tuple() | dict() if not value:
             return "empty"
+        case bool():
+            return f"`{str(value).lower()}`"
+        case int() if field.endswith("_usd"):
+            return f"`{format_usd(value)}`"
         case Path() if value.is_relative_to(ROOT):
             return f"`{value.relative_to(ROOT)}` of the repository"
+        case Enum():
+            return f"`{value.value}`"
         case tuple():
             return f"`{', '.join(value)}`"
         case dict():
@@ -80,19 +95,16 @@ def _default(cls: type[Settings], field: str) -> str:
     return f"`{value}`"
 
 
-def _meaning(cls: type[Settings], field: str) -> str:
+def _meaning(cls: type[BaseModel], field: str) -> str:
     # A service that only gives an inherited setting its own default need not describe it again.
-    bases = [base for base in cls.__mro__ if issubclass(base, Settings) and field in base.model_fields]
+    bases = [base for base in cls.__mro__ if issubclass(base, BaseModel) and field in base.model_fields]
     meaning = next((text for base in bases if (text := base.model_fields[field].description)), "")
     if not meaning:
         raise SystemExit(f"{cls.__module__}.{cls.__name__}.{field} has no description")
-    if choices := _choices(cls.model_fields[field].annotation):
-        meaning += f"; one of {', '.join(f'`{choice}`' for choice in choices)}"
+    annotation = cls.model_fields[field].annotation
+    if get_origin(annotation) is Literal:
+        meaning += f"; one of {', '.join(f'`{choice}`' for choice in get_args(annotation))}"
     return meaning.replace("|", "\\|")
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def with_reference(page: str) -> str:

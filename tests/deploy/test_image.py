@@ -91,18 +91,8 @@ def test_every_setting_of_the_image_exists() -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        folder,
-        ROOT,
-    ]
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
+    pip = [sys.executable, "-m", "pip", "wheel", *options, str(folder), str(ROOT)]
     subprocess.run(pip, check=True, capture_output=True, timeout=100)
     (built,) = folder.glob("*.whl")
     return built
@@ -157,26 +147,31 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 @contextmanager
 def started(image: Installed, module: str, variables: Mapping[str, str]) -> Iterator[int]:
     """Runs the image with `module`; the value is the port it says it serves on. It must end well when it is told to."""
-    entrypoint = [image.prefix / "bin" / "python", "-m"]
     process = subprocess.Popen(
-        [*entrypoint, module], cwd=image.home, env=dict(variables), stderr=subprocess.PIPE, text=True
+        [image.prefix / "bin" / "python", "-m", module],
+        cwd=image.home,
+        env=dict(variables),
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    log = []
     try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            log.append(line)
-            if serving := re.search(r"serves on port (\d+)", line):
-                yield int(serving[1])
-                break
-        else:
-            pytest.fail(f"{module} did not start:\n{''.join(log)}")
+        yield served_port(process)
         process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=30)
-        assert process.returncode == 0, "".join(log) + rest
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0, log
     finally:
         process.kill()
         process.wait()
+
+
+def served_port(process: subprocess.Popen[str]) -> int:
+    assert process.stderr is not None
+    log = []
+    for line in process.stderr:
+        log.append(line)
+        if serving := re.search(r"serves on port (\d+)", line):
+            return int(serving[1])
+    return pytest.fail(f"it ended before it served:\n{''.join(log)}")
 
 
 def health(port: int) -> int:
@@ -202,8 +197,10 @@ def test_every_deployments_command_serves_from_the_wheel_alone(installed: Instal
         deployment = of_kind(objects, "Deployment")[name]
         (module,) = container_of(deployment)["args"]
         service = name.removesuffix("-worker").upper()
-        variables = here | environment(objects, deployment, secrets) | addresses
-        variables |= {
+        variables = {
+            **here,
+            **environment(objects, deployment, secrets),
+            **addresses,
             f"DBP_{service}_LISTEN": "127.0.0.1:0",
             "DBP_TOOL_WORKSPACES": f"default={tmp_path / 'workspace'}",
         }

@@ -18,8 +18,8 @@ SERVICES = {"coordinator": 8810, "jobs": 8811, "budget": 8812, "tool": 8813}
 DEPLOYMENTS = {*SERVICES, "tool-worker"}
 SECRETS = {
     ("dbp-auth", "token"): "a-token",
-    ("dbp-database", "jobs-url"): "postgresql+psycopg://jobs@postgres/jobs",
-    ("dbp-database", "budget-url"): "postgresql+psycopg://budget@postgres/budget",
+    ("dbp-database", "jobs-url"): "postgresql://jobs@postgres/jobs",
+    ("dbp-database", "budget-url"): "postgresql://budget@postgres/budget",
 }
 
 
