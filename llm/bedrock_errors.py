@@ -37,6 +37,8 @@ class Kind(Enum):
     """The model is unknown, at the end of its life, or not callable under this id."""
     DENIED = auto()
     """These credentials may not use the model."""
+    UNPRICED = auto()
+    """The budget service knows no price for it, so nothing may be sent."""
     INVALID = auto()
     """The request itself is wrong: no model will take it."""
 
@@ -62,6 +64,7 @@ POLICIES: Mapping[Kind, Policy] = {
     Kind.TOO_LONG: Policy(),
     Kind.GONE: Policy(shun=True),
     Kind.DENIED: Policy(shun=True),
+    Kind.UNPRICED: Policy(shun=True),
     Kind.INVALID: Policy(fallback=False),
 }
 

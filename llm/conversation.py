@@ -28,11 +28,12 @@ class Tally:
     cost: int = 0
     model_ids: tuple[str, ...] = ()
 
-    def with_call(self, model_id: str, usage: TokenUsage, cost: int) -> Tally:
+    def with_call(self, usage: TokenUsage, cost: int) -> Tally:
+        return replace(self, model_calls=self.model_calls + 1, usage=self.usage + usage, cost=self.cost + cost)
+
+    def with_answer(self, model_id: str) -> Tally:
         known = self.model_ids if model_id in self.model_ids else (*self.model_ids, model_id)
-        return replace(
-            self, model_calls=self.model_calls + 1, usage=self.usage + usage, cost=self.cost + cost, model_ids=known
-        )
+        return replace(self, model_ids=known)
 
 
 @dataclass(slots=True)
@@ -41,6 +42,8 @@ class Conversation:
 
     messages: list[Message] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
+    stop_reason: str = ""
+    """Why the model's last turn ended."""
 
     def add_user(self, blocks: Sequence[Block]) -> None:
         """Adds blocks to the user's turn: a new message, or more of the last one if that is the user's."""
@@ -61,7 +64,12 @@ class Conversation:
         return ()
 
     def to_json(self) -> bytes:
-        state = {"format": _FORMAT, "messages": self.messages, "tally": asdict(self.tally)}
+        state = {
+            "format": _FORMAT,
+            "messages": self.messages,
+            "tally": asdict(self.tally),
+            "stop_reason": self.stop_reason,
+        }
         return json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -74,6 +82,6 @@ class Conversation:
             tally = state["tally"]
             usage = TokenUsage(**tally.pop("usage"))
             model_ids = tuple(tally.pop("model_ids"))
-            return cls(state["messages"], Tally(usage=usage, model_ids=model_ids, **tally))
+            return cls(state["messages"], Tally(usage=usage, model_ids=model_ids, **tally), state["stop_reason"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a stored conversation: {error}") from error

@@ -47,6 +47,16 @@ def scope(deadline: int) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextmanager
+def lifted(seconds: float) -> Iterator[None]:
+    """A deadline of its own for a block that must be done even when the one that holds has passed: settling what was used."""
+    token = _current.set(now() + int(seconds * MICROS))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def bounded(timeout: float | None) -> float | None:
     """The timeout for a call made now: the wished one, cut to what is left. Raises when nothing is left."""
     left = remaining()

@@ -1,0 +1,227 @@
+"""One try at one model: wait for a slot, reserve, send, listen, settle."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from opentelemetry.trace import Span
+
+from llm import tracing
+from llm.bedrock import BedrockClient, EventStream
+from llm.bedrock_errors import Kind, ModelCallError
+from llm.calls import Attempt, Listener, MeterAway, ModelCall, OutOfMoney, OutOfTime, Prepared, Turn
+from llm.catalogue import Model
+from llm.metering import Denied, Meter, Prices, Reservation
+from llm.reply import Reply
+from llm.settings import LlmSettings
+from llm.settling import Settler
+from llm.structured import RESULT_TOOL
+from llm.tokens import TokenUsage
+from svc_common import telemetry
+from svc_common.errors import ErrorReason, ServiceError
+from svc_common.ids import new_id
+from svc_common.times import MICROS, now
+
+_MAX_WAIT_SECONDS = 60.0
+_AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.OVERLOADED})
+
+
+class PaidAttempt:
+    """One try. `run` is called once; raises ModelCallError when the try failed and CallFailure when no other would do better."""
+
+    def __init__(
+        self,
+        settings: LlmSettings,
+        bedrock: BedrockClient,
+        meter: Meter,
+        settler: Settler,
+        slots: asyncio.Semaphore,
+        model: Model,
+        call: ModelCall,
+        listener: Listener,
+        prepared: Prepared,
+    ) -> None:
+        self._settings = settings
+        self._bedrock = bedrock
+        self._meter = meter
+        self._settler = settler
+        self._slots = slots
+        self._model = model
+        self._call = call
+        self._listener = listener
+        self._prepared = prepared
+        # An instance's id may have 128 characters and a charge's 160; 24 digits of an id are unique enough within an instance.
+        self._charge_id = f"{call.instance_id}.{new_id()[:24]}"
+        self._reply = Reply(model.thinking_tag, spoken_tool=RESULT_TOOL)
+        self._has_spoken = False
+        self._start_time = now()
+
+    async def run(self) -> Turn:
+        try:
+            async with asyncio.timeout(seconds_until(self._call.deadline)) as limit, self._slots:
+                held = await self._reserve()
+                return await self._send(held, limit)
+        except TimeoutError:
+            message = "the time was over before the model had answered"
+            if self._has_spoken and self._call.speaks_once:
+                return self._turn(cut_by=OutOfTime(message))
+            raise OutOfTime(message, self._turn() if self._reply.has_begun else None) from None
+        except ModelCallError as error:
+            if self._has_spoken and self._call.speaks_once:
+                return self._turn(cut_by=error)
+            raise
+
+    def _turn(self, cut_by: Exception | None = None) -> Turn:
+        reply = self._reply
+        return Turn(self._model.id, reply.blocks(), reply.stop_reason, reply.partial_tool_text, cut_by)
+
+    async def _reserve(self) -> int:
+        """Holds the worst case; if the budget has room for a smaller call that is of use, makes the call that small."""
+        try:
+            try:
+                return await self._hold()
+            except Denied as denied:
+                if denied.reason is not ErrorReason.BUDGET_EXCEEDED or denied.available is None:
+                    raise
+                smaller = self._affordable(denied.available, await self._meter.prices(self._model.id))
+                if smaller is None:
+                    raise
+                self._prepared = smaller
+                return await self._hold()
+        except Denied as denied:
+            raise _failure_of(denied) from denied
+        except (ServiceError, asyncio.CancelledError) as error:
+            self._settler.abandon(self._charge_id)
+            if isinstance(error, ServiceError) and error.reason in _AWAY:
+                raise MeterAway(error.message) from error
+            if isinstance(error, ServiceError) and error.reason is ErrorReason.DEADLINE_EXCEEDED:
+                raise OutOfTime(error.message) from error
+            raise
+
+    async def _hold(self) -> int:
+        return await self._meter.reserve(
+            Reservation(
+                charge_id=self._charge_id,
+                budget_id=self._call.budget_id,
+                model_id=self._model.id,
+                max_input_tokens=self._prepared.input_bound,
+                max_output_tokens=self._prepared.max_tokens,
+                is_conclusion=self._call.is_conclusion,
+                priority=self._call.priority,
+                # Half of the time that is left: the call itself needs some, too.
+                max_wait=min(max(0.0, seconds_until(self._call.deadline) / 2), _MAX_WAIT_SECONDS),
+                lease=self._settings.charge_lease_seconds,
+            )
+        )
+
+    def _affordable(self, available: int, prices: Prices) -> Prepared | None:
+        """The call with a shorter answer and, if it is the conclusion, with less to read, so that it fits the money; or None."""
+        useful = min(self._settings.useful_output_tokens, self._prepared.max_tokens)
+        output = (available - self._prepared.input_bound * prices.input) // max(1, prices.output)
+        if output >= useful:
+            return self._call.prepare(self._model, max_output_tokens=output)
+        if not self._call.is_conclusion:
+            return None
+        readable = (available - useful * prices.output) // max(1, prices.input)
+        if readable <= 0:
+            return None
+        smaller = self._call.prepare(self._model, max_input_tokens=readable, max_output_tokens=useful)
+        return smaller if smaller.input_bound <= readable else None
+
+    async def _send(self, held: int, limit: asyncio.Timeout) -> Turn:
+        renewing = asyncio.get_running_loop().create_task(self._renew())
+        stream: EventStream | None = None
+        with tracing.model_span(self._model.id, self._prepared.max_tokens) as span:
+            try:
+                async with self._bedrock.converse(self._prepared.arguments, streaming=self._model.streaming) as stream:
+                    await self._listen(stream, limit)
+            except ModelCallError as error:
+                usage = self._reply.usage if error.begun else TokenUsage()
+                settling = self._settler.settle(self._charge_id, usage)
+                cost = await asyncio.shield(settling)
+                self._record(span, error.kind.name.lower(), error.message, usage, held if cost is None else cost)
+                raise
+            except BaseException as error:
+                # No time to wait for the settlement: whoever cancels wants it over, and a deadline is near.
+                usage = self._reply.usage if stream is not None and stream.is_sent else TokenUsage()
+                self._settler.settle(self._charge_id, usage)
+                outcome = "out_of_time" if limit.expired() else "cancelled"
+                self._record(span, outcome, type(error).__name__, usage, 0 if usage == TokenUsage() else held)
+                raise
+            finally:
+                renewing.cancel()
+            cost = await asyncio.shield(self._settler.settle(self._charge_id, self._reply.usage))
+            self._record(span, self._reply.stop_reason, "", self._reply.usage, held if cost is None else cost)
+            return self._turn()
+
+    async def _listen(self, stream: EventStream, limit: asyncio.Timeout) -> None:
+        reply, settings = self._reply, self._settings
+        patience = settings.first_event_seconds
+        while not reply.is_complete:
+            try:
+                events = await stream.next(settings.usage_seconds if reply.stop_reason else patience)
+            except ModelCallError:
+                if reply.stop_reason:
+                    return  # the answer is whole, only its usage is lost: it is charged in full
+                raise
+            if not events:
+                if reply.stop_reason:
+                    return
+                raise ModelCallError(Kind.LOST, "the response ended in the middle", begun=True)
+            patience = settings.stall_seconds
+            for event in events:
+                had_begun = reply.has_begun
+                text = reply.feed(event)
+                if reply.has_begun and not had_begun:
+                    limit.reschedule(_loop_time(self._call.last_deadline))
+                if text:
+                    self._has_spoken = True
+                    await self._listener.on_text(text)
+
+    async def _renew(self) -> None:
+        lease = self._settings.charge_lease_seconds
+        while True:
+            await asyncio.sleep(lease / 3)
+            with suppress(ServiceError):  # the next one may get through; if none does, the charge counts in full
+                await self._meter.renew(self._charge_id, lease)
+
+    def _record(self, span: Span, outcome: str, message: str, usage: TokenUsage | None, cost: int) -> None:
+        span.set_attribute(telemetry.GEN_AI_FINISH_REASONS, [outcome])
+        span.set_attribute(telemetry.COST_PICO_USD, cost)
+        if usage is not None:
+            span.set_attribute(telemetry.GEN_AI_INPUT_TOKENS, usage.prompt_tokens)
+            span.set_attribute(telemetry.GEN_AI_OUTPUT_TOKENS, usage.output_tokens)
+        self._listener.on_attempt(
+            Attempt(
+                charge_id=self._charge_id,
+                model_id=self._model.id,
+                arguments=self._prepared.arguments,
+                blocks=self._reply.blocks(),
+                outcome=outcome,
+                message=message,
+                usage=usage,
+                cost=cost,
+                start_time=self._start_time,
+                end_time=now(),
+            )
+        )
+
+
+def seconds_until(time: int) -> float:
+    return (time - now()) / MICROS
+
+
+def _loop_time(time: int) -> float:
+    return asyncio.get_running_loop().time() + seconds_until(time)
+
+
+def _failure_of(denied: Denied) -> Exception:
+    match denied.reason:
+        case ErrorReason.MODEL_RATE_EXCEEDED:
+            return ModelCallError(Kind.THROTTLED, denied.message, begun=False, retry_after=denied.retry_after)
+        case ErrorReason.MODEL_NOT_PRICED:
+            return ModelCallError(Kind.UNPRICED, denied.message, begun=False)
+        case ErrorReason.TIME_BUDGET_EXCEEDED:
+            return OutOfTime(denied.message)
+    return OutOfMoney(denied.message)

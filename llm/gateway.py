@@ -1,0 +1,100 @@
+"""One model call, repeated and passed on to other models within its time; every try is paid for on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from llm.attempt import PaidAttempt, seconds_until
+from llm.bedrock import BedrockClient
+from llm.bedrock_errors import Kind, ModelCallError
+from llm.calls import Listener, ModelCall, NoModel, Turn
+from llm.catalogue import Model
+from llm.metering import Meter
+from llm.settings import LlmSettings
+from llm.settling import Settler
+
+# What the endpoint called too long is offered again with this part of the input that was bound to be too much.
+_SHRINK = 0.5
+
+
+class Gateway:
+    """Built once per process, on its event loop. `jitter` picks a pause between two bounds."""
+
+    def __init__(
+        self,
+        settings: LlmSettings,
+        bedrock: BedrockClient,
+        meter: Meter,
+        *,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._settings = settings
+        self._bedrock = bedrock
+        self._meter = meter
+        self._jitter = jitter
+        self._settler = Settler(meter)
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._shunned_until: dict[str, float] = {}
+
+    async def close(self) -> None:
+        """Ends running calls and waits until what they used is settled."""
+        await self._bedrock.close()
+        await self._settler.close()
+
+    async def call(self, call: ModelCall, listener: Listener) -> Turn:
+        """Makes the call. Raises CallFailure; CancelledError when cancelled, with the connection to the model closed."""
+        failure: ModelCallError | None = None
+        previous = ""
+        models = self._usable(call.models)
+        for model in models:
+            if failure is not None:
+                await listener.on_warning(f"{model.id} takes over from {previous}: {failure.message}")
+            previous = model.id
+            try:
+                return await self._call_model(model, call, listener, is_last=model is models[-1])
+            except ModelCallError as error:
+                failure = error
+                if error.policy.shun:
+                    until = asyncio.get_running_loop().time() + self._settings.unusable_seconds
+                    self._shunned_until[model.id] = until
+                if not error.policy.fallback:
+                    break
+        raise NoModel(f"no model answered; the last, {previous}: {failure}") from failure
+
+    def _usable(self, models: Sequence[Model]) -> Sequence[Model]:
+        """Those that have not shown of late that they cannot be used; all if that leaves none."""
+        time = asyncio.get_running_loop().time()
+        return [model for model in models if self._shunned_until.get(model.id, 0.0) <= time] or models
+
+    async def _call_model(self, model: Model, call: ModelCall, listener: Listener, *, is_last: bool) -> Turn:
+        """Tries one model until it answers, its tries are used up, or another try is pointless."""
+        room: int | None = None
+        failures = 0
+        while True:
+            prepared = call.prepare(model, max_input_tokens=room)
+            slots = self._slots.setdefault(model.id, asyncio.Semaphore(self._settings.concurrent_calls_per_model))
+            attempt = PaidAttempt(
+                self._settings, self._bedrock, self._meter, self._settler, slots, model, call, listener, prepared
+            )
+            try:
+                return await attempt.run()
+            except ModelCallError as error:
+                failures += 1
+                if failures >= self._settings.attempts_per_model:
+                    raise
+                if error.kind is Kind.TOO_LONG:
+                    room = int(min(prepared.input_bound, model.context_window) * _SHRINK)
+                    continue
+                pause = self._pause(failures, error.retry_after)
+                # Another model answers sooner than one that asks for a long pause.
+                patience = seconds_until(call.deadline) if is_last else self._settings.backoff_max_seconds
+                if not error.policy.retry or pause > min(patience, seconds_until(call.deadline)):
+                    raise
+                await asyncio.sleep(pause)
+
+    def _pause(self, failures: int, hint: float | None) -> float:
+        """Seconds before another try: a random part of a bound that doubles, but at least the hint."""
+        bound = min(self._settings.backoff_seconds * 2 ** (failures - 1), self._settings.backoff_max_seconds)
+        return max(self._jitter(0.0, bound), hint or 0.0)
