@@ -1,0 +1,1 @@
+"""What is known of a workspace's files: parsed once per content, kept on disk, refreshed by what changed."""

@@ -1,0 +1,253 @@
+"""The index of one workspace on disk: an SQLite file that every worker of the machine shares.
+
+Content is kept by its hash and never changed or removed while the file lives; `file` says which content stands where at
+present. A reader holds a read transaction, so it sees one state while a refresh writes the next (WAL). Whoever is
+killed in between leaves the last committed state. The full-text tables keep no copy of the text, only the word lists
+that BM25 needs.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tool_svc.index.parse import PARSER_VERSION, SearchText
+from tool_svc.index.words import name_words
+
+SCHEMA_VERSION = 1
+
+# Keys of `meta`. A generation is a random name of one committed state.
+GENERATION, COMMIT, TREE, HISTORY = "generation", "commit", "tree", "history"
+
+_BUSY_TIMEOUT_S = 30.0
+_TOKENS = "porter unicode61 remove_diacritics 2"
+
+_SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE content (
+    id INTEGER PRIMARY KEY,
+    hash TEXT NOT NULL,        -- git's blob id of the bytes
+    flavour TEXT NOT NULL,     -- how they were read: parse.flavour_of
+    role TEXT NOT NULL,
+    compliance TEXT NOT NULL,
+    changes INTEGER NOT NULL,  -- number of change entries in facts
+    facts TEXT NOT NULL,       -- parse.FileFacts as JSON
+    UNIQUE (hash, flavour)
+);
+CREATE TABLE file (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL,
+    signature TEXT NOT NULL,
+    content_id INTEGER REFERENCES content (id),  -- NULL for a file whose content is refused
+    refusal TEXT                                 -- code of the refusal
+);
+CREATE INDEX file_content ON file (content_id);
+CREATE TABLE change (id INTEGER PRIMARY KEY, hash TEXT NOT NULL UNIQUE, time INTEGER NOT NULL, message TEXT NOT NULL);
+CREATE TABLE change_file (path TEXT NOT NULL, change_id INTEGER NOT NULL, PRIMARY KEY (path, change_id)) WITHOUT ROWID;
+CREATE INDEX change_file_change ON change_file (change_id);
+CREATE VIRTUAL TABLE words USING fts5 (intent, symbols, headings, body, content='', detail=column,
+tokenize='{_TOKENS}'); CREATE VIRTUAL TABLE names USING fts5 (name, directories, content='', detail=column,
+tokenize='{_TOKENS}'); CREATE VIRTUAL TABLE messages USING fts5 (message, content='', detail=column,
+tokenize='{_TOKENS}');
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file of the present state: where, how large, and either its content or why it has none."""
+
+    path: str
+    size: int
+    modified_ns: int
+    signature: str
+    content_hash: str | None
+    flavour: str
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRow:
+    """What is kept of one content."""
+
+    hash: str
+    flavour: str
+    role: str
+    compliance: str
+    changes: int
+    facts: str
+    search: SearchText
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """One commit. `time` is in seconds since 1970; `message` is cut; `paths` are the files it changed."""
+
+    hash: str
+    time: int
+    message: str
+    paths: tuple[str, ...]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit mode that any one thread at a time may use. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    # A lost commit after a power failure is only parsed again; corruption is excluded by WAL.
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
+def prepare(path: Path) -> None:
+    """Makes the file usable: creates it, and starts anew when it was written by another version or is damaged.
+
+    The caller holds the builders' lock.
+    """
+    try:
+        if _version(path) == _VERSION:
+            return
+    except sqlite3.DatabaseError:
+        pass
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    connection = connect(path)
+    try:
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+    finally:
+        connection.close()
+
+
+_VERSION = SCHEMA_VERSION * 1000 + PARSER_VERSION
+
+
+def is_current(path: Path) -> bool:
+    """Whether the file exists and was written by this version."""
+    try:
+        return path.exists() and _version(path) == _VERSION
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _version(path: Path) -> int:
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        return int(version)
+    finally:
+        connection.close()
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All writes within, or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def read_meta(connection: sqlite3.Connection) -> dict[str, str]:
+    """What is noted about the state as a whole."""
+    return dict(connection.execute("SELECT key, value FROM meta"))
+
+
+def write_meta(connection: sqlite3.Connection, values: dict[str, str]) -> None:
+    """Notes `values`; other keys stay."""
+    connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+def read_signatures(connection: sqlite3.Connection) -> dict[str, str]:
+    """Signature of every file of the present state, by path."""
+    return dict(connection.execute("SELECT path, signature FROM file"))
+
+
+def add_contents(connection: sqlite3.Connection, rows: Iterable[ContentRow]) -> None:
+    """Keeps contents that are not there yet."""
+    insert = """
+        INSERT INTO content (hash, flavour, role, compliance, changes, facts) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+    """
+    index = "INSERT INTO words (rowid, intent, symbols, headings, body) VALUES (?, ?, ?, ?, ?)"
+    for row in rows:
+        done = connection.execute(insert, (row.hash, row.flavour, row.role, row.compliance, row.changes, row.facts))
+        if done.rowcount:
+            search = row.search
+            connection.execute(index, (done.lastrowid, search.intent, search.symbols, search.headings, search.text))
+
+
+def put_files(connection: sqlite3.Connection, rows: Iterable[FileRow]) -> None:
+    """Adds files to the present state, or replaces what it says of them. Their contents are there."""
+    insert = """
+        INSERT INTO file (path, size, modified_ns, signature, content_id, refusal)
+        VALUES (?, ?, ?, ?, (SELECT id FROM content WHERE hash = ? AND flavour = ?), ?)
+        ON CONFLICT (path) DO UPDATE SET size = excluded.size, modified_ns = excluded.modified_ns, signature =
+        excluded.signature, content_id = excluded.content_id, refusal = excluded.refusal
+    """
+    known = {path for (path,) in connection.execute("SELECT path FROM file")}
+    for row in rows:
+        done = connection.execute(
+            insert, (row.path, row.size, row.modified_ns, row.signature, row.content_hash, row.flavour, row.refusal)
+        )
+        if row.path not in known:
+            connection.execute(
+                "INSERT INTO names (rowid, name, directories) VALUES (?, ?, ?)", (done.lastrowid, *path_words(row.path))
+            )
+
+
+def remove_files(connection: sqlite3.Connection, paths: Iterable[str]) -> None:
+    """Takes files out of the present state."""
+    for path in paths:
+        found = connection.execute("SELECT id FROM file WHERE path = ?", (path,)).fetchone()
+        if found is not None:
+            # A full-text table without a copy of its text must be told what to forget.
+            forget = "INSERT INTO names (names, rowid, name, directories) VALUES ('delete', ?, ?, ?)"
+            connection.execute(forget, (found[0], *path_words(path)))
+            connection.execute("DELETE FROM file WHERE id = ?", found)
+
+
+def forget_everything(connection: sqlite3.Connection) -> None:
+    """Empties the index; the next refresh builds it anew."""
+    for table in ("words", "names", "messages"):
+        connection.execute(f"INSERT INTO {table} ({table}) VALUES ('delete-all')")
+    for table in ("meta", "file", "content", "change_file", "change"):
+        connection.execute(f"DELETE FROM {table}")
+
+
+def add_changes(connection: sqlite3.Connection, rows: Iterable[ChangeRow]) -> None:
+    """Appends commits, the oldest first."""
+    for row in rows:
+        done = connection.execute(
+            "INSERT INTO change (hash, time, message) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (row.hash, row.time, row.message),
+        )
+        if done.rowcount:
+            connection.execute("INSERT INTO messages (rowid, message) VALUES (?, ?)", (done.lastrowid, row.message))
+            connection.executemany(
+                "INSERT OR IGNORE INTO change_file (path, change_id) VALUES (?, ?)",
+                ((path, done.lastrowid) for path in row.paths),
+            )
+
+
+def forget_changes(connection: sqlite3.Connection) -> None:
+    """Drops the commits, as after a rewritten history."""
+    connection.execute("INSERT INTO messages (messages) VALUES ('delete-all')")
+    connection.execute("DELETE FROM change_file")
+    connection.execute("DELETE FROM change")
+
+
+def path_words(path: str) -> tuple[str, str]:
+    """(words of the file's name, words of its directories)."""
+    directories, _, name = path.rpartition("/")
+    return name_words([name]), name_words(directories.split("/")) if directories else ""
+
+
+def snapshot_id(meta: dict[str, str]) -> str:
+    """Name of the state that `meta` was read with: the commit the files belong to, if any, and a hash over all of them."""
+    commit, tree = meta.get(COMMIT, ""), meta.get(TREE, "")
+    return f"git:{commit[:12]}+{tree[:16]}" if commit else f"files:{tree[:16]}"

@@ -1,0 +1,102 @@
+"""From the text of one file to what the index keeps of it. Pure."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tool_svc.index import changelogs, headers, outline, words
+from tool_svc.index.changelogs import ChangeEntry
+from tool_svc.index.languages import MARKDOWN_CHANGELOG, Role, language_of, role_of
+
+# Text beyond this adds little to what a file is about, and its symbols and headings are taken from all of it.
+INDEXED_CHARACTERS = {Role.CODE: 16_384, Role.DOCUMENT: 32_768, Role.CHANGELOG: 8_192, Role.DATA: 2_048}
+# Raise when the facts of the same content change, so that kept ones are parsed anew.
+PARSER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What is known of a file from its content and the kind its name tells."""
+
+    language: str
+    role: Role
+    header: headers.Header
+    symbols: tuple[str, ...] = ()
+    headings: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    changes: tuple[ChangeEntry, ...] = ()
+
+    def to_json(self) -> str:
+        """As text to keep; `from_json` reads it."""
+        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> FileFacts:
+        """The facts `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        return cls(
+            values["language"],
+            Role(values["role"]),
+            headers.Header(**values["header"]),
+            tuple(values["symbols"]),
+            tuple(values["headings"]),
+            tuple(values["references"]),
+            tuple(
+                ChangeEntry(
+                    change["date"],
+                    change["summary"],
+                    tuple(change["details"]),
+                    change["author"],
+                    tuple(change["files"]),
+                )
+                for change in values["changes"]
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchText:
+    """The fields of a file's content that queries are matched with."""
+
+    intent: str
+    symbols: str
+    headings: str
+    text: str
+
+
+def flavour_of(path: str) -> str:
+    """What of a path decides how its content is read. Files with one content and one flavour share their facts."""
+    if posixpath.basename(path) == MARKDOWN_CHANGELOG:
+        return MARKDOWN_CHANGELOG
+    return f"{role_of(path)}:{language_of(path)}"
+
+
+def parse_file(path: str, text: str) -> tuple[FileFacts, SearchText]:
+    """What the content `text` of a file named `path` says."""
+    language, role = language_of(path), role_of(path)
+    header, symbols, headings, changes = headers.Header(), list[str](), list[str](), list[ChangeEntry]()
+    references: list[str] = []
+    if role is Role.CODE:
+        header = headers.parse_header(text, language)
+        symbols = outline.symbols_of(text, language)
+        references = outline.references_of(text, language)
+        changes = changelogs.parse_header_history(header.sections.get(headers.HISTORY, ""))
+    elif role in {Role.DOCUMENT, Role.CHANGELOG}:
+        headings = outline.headings_of(text)
+        references = outline.references_of(text, language)
+        if posixpath.basename(path) == MARKDOWN_CHANGELOG:
+            changes = changelogs.parse_markdown_changelog(text)
+        elif role is Role.CHANGELOG:
+            changes = changelogs.parse_release_notes(text)
+    facts = FileFacts(language, role, header, tuple(symbols), tuple(headings), tuple(references), tuple(changes))
+    sections = " ".join(header.sections.values())
+    indexed = text[: INDEXED_CHARACTERS[role]]
+    return facts, SearchText(
+        f"{header.intent}\n{sections}" if sections else header.intent,
+        words.name_words(symbols),
+        "\n".join(headings),
+        f"{indexed}\n{words.name_words(words.compounds_of(indexed))}" if role is Role.CODE else indexed,
+    )

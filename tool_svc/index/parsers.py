@@ -1,0 +1,152 @@
+"""Reading and parsing many files, in other processes when that pays."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Protocol
+
+from tool_svc.index.database import ContentRow, FileRow
+from tool_svc.index.parse import flavour_of, parse_file
+from tool_svc.workspace.beneath import open_directory
+from tool_svc.workspace.filesystem import read_beneath
+from tool_svc.workspace.refusal import RefusalCode, RefusedError
+from tool_svc.workspace.source import RawFile
+from tool_svc.workspace.text import text_of
+
+BATCH = 100
+# Below this the start of a process (about half a second) costs more than it saves.
+PARALLEL_FROM = 4_000
+MAX_PROCESSES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFile:
+    """A file as it was read, and its content unless that is refused. `file` is None for one that is gone."""
+
+    path: str
+    file: FileRow | None
+    content: ContentRow | None
+
+
+class Parser(Protocol):
+    """Reads and parses files of one workspace."""
+
+    def parse(self, paths: Sequence[str]) -> Iterator[list[ParsedFile]]:
+        """The files at `paths` in batches, in any order."""
+
+
+def blob_id(content: bytes) -> str:
+    """Git's name of a content, so that a checkout and a commit share what is kept of it."""
+    digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def parse_raw(path: str, raw: RawFile) -> ParsedFile:
+    """What a file read in whole says."""
+    state = raw.state
+    flavour = flavour_of(path)
+    try:
+        facts, search = parse_file(path, text_of(raw.content))
+    except RefusedError as error:
+        refusal = error.refusal.code.value
+        return ParsedFile(
+            path, FileRow(path, state.size, state.modified_ns, state.signature, None, flavour, refusal), None
+        )
+    content_hash = blob_id(raw.content)
+    row = FileRow(path, state.size, state.modified_ns, state.signature, content_hash, flavour, None)
+    compliance = facts.header.compliance.value
+    kept = ContentRow(content_hash, flavour, facts.role.value, compliance, len(facts.changes), facts.to_json(), search)
+    return ParsedFile(path, row, kept)
+
+
+class FolderParser:
+    """Parses files of the folder `root`, reading at most `max_file_bytes` of each."""
+
+    def __init__(self, root: Path, *, max_file_bytes: int, processes: int | None = None) -> None:
+        self._root = root
+        self._max_file_bytes = max_file_bytes
+        self._processes = processes if processes is not None else min(os.cpu_count() or 1, MAX_PROCESSES)
+
+    def parse(self, paths: Sequence[str]) -> Iterator[list[ParsedFile]]:
+        """See `Parser`."""
+        batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+        if self._processes == 1 or len(paths) < PARALLEL_FROM:
+            return (_parse_batch(self._root, batch, self._max_file_bytes) for batch in batches)
+        return self._parse_in_processes(batches)
+
+    def _parse_in_processes(self, batches: list[Sequence[str]]) -> Iterator[list[ParsedFile]]:
+        """Each process ends when its pipe closes, so also when this process is killed."""
+        # Not fork: the caller's process has threads (gRPC's among them) that would not survive it.
+        context = multiprocessing.get_context("spawn")
+        todo = iter(batches)
+        busy: list[Connection] = []
+        idle: list[Connection] = []
+        processes = []
+        try:
+            for _ in range(self._processes):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, self._root, self._max_file_bytes), daemon=True)
+                process.start()
+                theirs.close()
+                processes.append(process)
+                idle.append(ours)
+            while True:
+                # One batch at a time per process: both ends never write at once, so full pipes cannot lock each other.
+                while idle and (batch := next(todo, None)) is not None:
+                    idle[-1].send(batch)
+                    busy.append(idle.pop())
+                if not busy:
+                    return
+                for pipe in wait(busy):
+                    assert isinstance(pipe, Connection)
+                    parsed: list[ParsedFile] = pipe.recv()
+                    busy.remove(pipe)
+                    idle.append(pipe)
+                    if (batch := next(todo, None)) is not None:
+                        pipe.send(batch)
+                        busy.append(idle.pop())
+                    yield parsed
+        finally:
+            for pipe in (*busy, *idle):
+                pipe.close()
+            for process in processes:
+                process.join()
+
+
+def _serve(pipe: Connection, root: Path, max_file_bytes: int) -> None:
+    """Body of a parsing process."""
+    while True:
+        try:
+            batch: Sequence[str] = pipe.recv()
+            pipe.send(_parse_batch(root, batch, max_file_bytes))
+        except (EOFError, BrokenPipeError):
+            return
+
+
+def _parse_batch(root: Path, paths: Sequence[str], max_file_bytes: int) -> list[ParsedFile]:
+    parsed = []
+    with open_directory(str(root)) as handle:
+        for path in paths:
+            try:
+                raw = read_beneath(handle, path, max_file_bytes + 1)
+            except RefusedError as error:
+                parsed.append(_unread(path, error.refusal.code))
+                continue
+            if raw.is_cut or len(raw.content) > max_file_bytes:  # grew since it was listed
+                parsed.append(_unread(path, RefusalCode.TOO_LARGE))
+            else:
+                parsed.append(parse_raw(path, raw))
+    return parsed
+
+
+def _unread(path: str, code: RefusalCode) -> ParsedFile:
+    if code is RefusalCode.NOT_FOUND:
+        return ParsedFile(path, None, None)
+    return ParsedFile(path, FileRow(path, 0, 0, "", None, flavour_of(path), code.value), None)

@@ -1,0 +1,171 @@
+"""Reading one state of an index: everything asked of a view answers for the same moment."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tool_svc.index import database
+from tool_svc.index.languages import Role
+from tool_svc.index.parse import FileFacts
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFile:
+    """A file that may be read.
+
+    `content_id` is its content's number in the index; it stays the same while the content does.
+    """
+
+    path: str
+    size: int
+    modified_ns: int
+    content_id: int
+    content_hash: str
+    role: Role
+    compliance: str
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A commit: when (seconds since 1970), its message (cut) and the files it changed."""
+
+    hash: str
+    time: int
+    message: str
+    paths: tuple[str, ...]
+
+
+class IndexView:
+    """One state of the index at `path`, held until `close`. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = database.connect(path)
+        self._lock = threading.Lock()
+        self._connection.execute("BEGIN")
+        meta = database.read_meta(self._connection)
+        self.id = database.snapshot_id(meta)
+        self.commit = meta.get(database.COMMIT, "")
+        self.generation = meta.get(database.GENERATION, "")
+        self._files: Mapping[str, IndexedFile] | None = None
+
+    def close(self) -> None:
+        """Lets go of the state."""
+        with self._lock:
+            self._connection.close()
+
+    def files(self) -> Mapping[str, IndexedFile]:
+        """All files that may be read, by path in order."""
+        if self._files is None:
+            query = """
+                SELECT path, size, modified_ns, content_id, hash, role, compliance, changes
+                FROM file JOIN content ON content.id = content_id ORDER BY path
+            """
+            self._files = {
+                row[0]: IndexedFile(row[0], row[1], row[2], row[3], row[4], Role(row[5]), row[6], row[7])
+                for row in self._all(query)
+            }
+        return self._files
+
+    def share_files(self, files: Mapping[str, IndexedFile]) -> None:
+        """Takes what another view of the same generation has read."""
+        self._files = files
+
+    def refusals(self) -> dict[str, str]:
+        """Codes of files whose content is refused, by path."""
+        return dict(self._all("SELECT path, refusal FROM file WHERE refusal IS NOT NULL"))
+
+    def facts(self, files: Iterable[IndexedFile]) -> dict[str, FileFacts]:
+        """What is known of `files`, by path."""
+        wanted = list(files)
+        found = dict(
+            self._all(
+                "SELECT id, facts FROM content WHERE id IN (SELECT value FROM json_each(?))",
+                json.dumps([file.content_id for file in wanted]),
+            )
+        )
+        return {file.path: FileFacts.from_json(found[file.content_id]) for file in wanted}
+
+    def search_contents(self, expression: str, weights: Sequence[float], limit: int) -> list[tuple[int, float]]:
+        """(content id, BM25 score) of the best contents that files have, best first."""
+        query = f"""
+            SELECT rowid, -bm25(words, {_numbers(weights)}) FROM words
+            WHERE words MATCH ? AND rowid IN (SELECT content_id FROM file) ORDER BY 2 DESC LIMIT ?
+        """
+        return self._all(query, expression, limit)
+
+    def search_names(self, expression: str, weights: Sequence[float], limit: int) -> list[tuple[str, float]]:
+        """(path, BM25 score) of the files with the best matching names, best first."""
+        query = f"""
+            SELECT path, score FROM (
+                SELECT rowid AS id, -bm25(names, {_numbers(weights)}) AS score FROM names WHERE names MATCH ? ORDER BY 2
+                DESC LIMIT ? ) JOIN file USING (id) ORDER BY score DESC
+        """
+        return self._all(query, expression, limit)
+
+    def search_changes(self, expression: str, limit: int) -> list[tuple[int, float]]:
+        """(change id, BM25 score) of the commits with the best matching messages, best first."""
+        return self._all(
+            "SELECT rowid, -bm25(messages) FROM messages WHERE messages MATCH ? ORDER BY 2 DESC LIMIT ?",
+            expression,
+            limit,
+        )
+
+    def document_frequencies(self, table: str, words: Iterable[str]) -> dict[str, int]:
+        """How many entries of a full-text table (`words`, `names`, `messages`) each of `words` occurs in."""
+        counts = {}
+        for word in words:
+            query = f"SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {table} MATCH ? LIMIT 100000)"
+            counts[word] = int(self._all(query, f'"{word}"')[0][0])
+        return counts
+
+    def changed_paths(self, change_ids: Iterable[int]) -> dict[int, list[str]]:
+        """The files that each of these commits changed."""
+        paths: dict[int, list[str]] = {}
+        query = "SELECT change_id, path FROM change_file WHERE change_id IN (SELECT value FROM json_each(?))"
+        for change_id, path in self._all(query, json.dumps(list(change_ids))):
+            paths.setdefault(change_id, []).append(path)
+        return paths
+
+    def recent_changes(self, limit: int) -> list[Change]:
+        """The last commits, newest first."""
+        rows = self._all("SELECT id, hash, time, message FROM change ORDER BY id DESC LIMIT ?", limit)
+        paths = self.changed_paths(row[0] for row in rows)
+        return [Change(row[1], row[2], row[3], tuple(paths.get(row[0], ()))) for row in rows]
+
+    def changes_by_id(self, change_ids: Iterable[int]) -> list[Change]:
+        """These commits, newest first."""
+        ids = list(change_ids)
+        query = (
+            "SELECT id, hash, time, message FROM change WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id DESC"
+        )
+        paths = self.changed_paths(ids)
+        return [
+            Change(row[1], row[2], row[3], tuple(paths.get(row[0], ()))) for row in self._all(query, json.dumps(ids))
+        ]
+
+    def change_ages(self, limit: int) -> list[tuple[str, int]]:
+        """(path, number of commits since, counted from the newest) for each file changed by the last `limit` commits."""
+        query = """
+            SELECT path, (SELECT max(id) FROM change) - change_id FROM change_file
+            WHERE change_id > (SELECT max(id) FROM change) - ?
+        """
+        return self._all(query, limit)
+
+    def _all(self, query: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+
+def match_any(words: Iterable[str]) -> str:
+    """The full-text expression that any of `words` satisfies."""
+    return " OR ".join(f'"{word}"' for word in words)
+
+
+def _numbers(weights: Sequence[float]) -> str:
+    return ", ".join(str(float(weight)) for weight in weights)

@@ -1,0 +1,60 @@
+"""Words of names, text and questions: identifiers split at their joints, the way people ask about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# In camelCase a word starts at an upper-case letter after a lower-case one, and at the last upper-case letter of a run
+# (HTTPServer).
+_JOINT = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_COMPOUND = re.compile(r"\b\w*[a-z0-9][A-Z]\w*")
+_WORD = re.compile(r"[^\W_]+")
+
+# Words of questions and commit messages that name nothing in a repository.
+STOP_WORDS = frozenset(
+    """a about above after again all also am an and any are as at be because been before being below between both but
+    by can cannot could did do does doing don down during each few for from further had has have having he her
+    here hers him his how i if in into is isn it its just let lets like me more most my no nor not now of off on
+    once only or other our ours out over own please same she should so some such than that the their theirs them
+    then there these they this those through to too under until up us very was we were what when where which while
+    who whom why will with would you your yours tell show explain describe find give list whether instead make
+    makes made using use used uses via""".split()  # noqa: SIM905
+)
+
+
+def split_compounds(text: str) -> str:
+    """`text` with its camelCase words split by spaces."""
+    return _JOINT.sub(" ", text)
+
+
+def compounds_of(text: str) -> set[str]:
+    """The distinct camelCase words of `text`."""
+    return set(_COMPOUND.findall(text))
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words of `text` in order: camelCase and snake_case split, punctuation dropped."""
+    return [word.lower() for word in _WORD.findall(split_compounds(text))]
+
+
+def question_words(question: str, *, limit: int = 48) -> list[str]:
+    """The distinct words of a question that can name something, in order; compounds also as a whole."""
+    seen: dict[str, None] = {}
+    for word in words_of(question):
+        if word not in STOP_WORDS and (len(word) > 1 or not word.isascii()):
+            seen.setdefault(word)
+    for compound in _COMPOUND.findall(question):
+        seen.setdefault(compound.lower())
+    return list(seen)[:limit]
+
+
+def name_words(names: Iterable[str]) -> str:
+    """Names as text to index: each as it is, and split when it is a compound."""
+    words = []
+    for name in names:
+        words.append(name)
+        split = split_compounds(name)
+        if split != name:
+            words.append(split)
+    return " ".join(words)

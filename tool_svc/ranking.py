@@ -1,0 +1,129 @@
+"""Which files matter for a question: full-text scores, and what the repository's own shape and history add to them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tool_svc.index.links import Links
+from tool_svc.index.view import IndexedFile, IndexView, match_any
+from tool_svc.index.words import question_words
+
+# Weights of the columns of the full-text tables, in their order.
+CONTENT_WEIGHTS = (3.0, 4.0, 2.0, 1.0)  # intent, symbols, headings, body
+NAME_WEIGHTS = (3.0, 1.0)  # name, directories
+
+# What each signal can add to a score, the best full-text match counting 1.
+SIGNAL_WEIGHTS: Mapping[str, float] = {"content": 1.0, "name": 0.5, "history": 0.7, "links": 0.25, "recency": 0.35}
+
+CANDIDATES = 400
+SIMILAR_COMMITS = 60
+LINKED_FROM = 15
+RECENT_COMMITS = 400
+RECENCY_HALF_LIFE = 40.0
+# A word in more entries than this says too little to be worth its cost.
+MAX_MATCHES = 12_000
+
+
+@dataclass(frozen=True, slots=True)
+class RankedFile:
+    """A file and why it stands where it does: `signals` add up to `score`."""
+
+    file: IndexedFile
+    score: float
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+
+def rank(view: IndexView, question: str, accepts: Callable[[IndexedFile], bool]) -> list[RankedFile]:
+    """The accepted files that anything speaks for, the most relevant for `question` first."""
+    files = view.files()
+    words = question_words(question)
+    signals = {
+        "content": _content_scores(view, words, files),
+        "name": _name_scores(view, words),
+        "history": _history_scores(view, words),
+        "recency": _recency_scores(view),
+    }
+    scores: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, values in signals.items():
+        for path, value in _scaled(values).items():
+            if path in files:
+                scores[path][name] = value * SIGNAL_WEIGHTS[name]
+    best = sorted(scores, key=lambda path: -sum(scores[path].values()))[:CANDIDATES]
+    for path, value in _scaled(_link_scores(view, [files[path] for path in best[:LINKED_FROM]], files)).items():
+        scores[path]["links"] = value * SIGNAL_WEIGHTS["links"]
+    ranked = [
+        RankedFile(files[path], sum(added.values()), added) for path, added in scores.items() if accepts(files[path])
+    ]
+    return sorted(ranked, key=lambda entry: (-entry.score, entry.file.path))
+
+
+def _content_scores(view: IndexView, words: list[str], files: Mapping[str, IndexedFile]) -> dict[str, float]:
+    telling = _telling(view, "words", words)
+    if not telling:
+        return {}
+    found = dict(view.search_contents(match_any(telling), CONTENT_WEIGHTS, CANDIDATES))
+    return {path: found[file.content_id] for path, file in files.items() if file.content_id in found}
+
+
+def _name_scores(view: IndexView, words: list[str]) -> dict[str, float]:
+    telling = _telling(view, "names", words)
+    return dict(view.search_names(match_any(telling), NAME_WEIGHTS, CANDIDATES)) if telling else {}
+
+
+def _history_scores(view: IndexView, words: list[str]) -> dict[str, float]:
+    """Files that commits with similar messages changed: a question in the words of past work is about the files of that
+    work.
+    """
+    telling = _telling(view, "messages", words)
+    if not telling:
+        return {}
+    similar = view.search_changes(match_any(telling), SIMILAR_COMMITS)
+    paths = view.changed_paths(change_id for change_id, _ in similar)
+    scores: dict[str, float] = defaultdict(float)
+    for change_id, score in similar:
+        changed = paths.get(change_id, [])
+        for path in changed:
+            scores[path] += score * score / math.sqrt(len(changed))
+    return {path: math.sqrt(value) for path, value in scores.items()}
+
+
+def _recency_scores(view: IndexView) -> dict[str, float]:
+    """Files that are being worked on: each recent change counts, half as much every `RECENCY_HALF_LIFE` commits."""
+    scores: dict[str, float] = defaultdict(float)
+    for path, age in view.change_ages(RECENT_COMMITS):
+        scores[path] += 0.5 ** (age / RECENCY_HALF_LIFE)
+    return {path: math.log1p(value) for path, value in scores.items()}
+
+
+def _link_scores(view: IndexView, best: list[IndexedFile], files: Mapping[str, IndexedFile]) -> dict[str, float]:
+    """Files that the best ones import, test, document or refer to; the better the file that refers, the more."""
+    links = Links(files)
+    scores: dict[str, float] = defaultdict(float)
+    facts = view.facts(best)
+    for position, file in enumerate(best):
+        targets = links.targets(file.path, facts[file.path])
+        for target in targets:
+            scores[target] += 1.0 / (1 + position) / math.sqrt(len(targets))
+    return scores
+
+
+def _telling(view: IndexView, table: str, words: Iterable[str]) -> list[str]:
+    """The words that tell entries apart, rarest first, as many as can be looked up in reasonable time."""
+    counts = view.document_frequencies(table, words)
+    chosen: list[str] = []
+    matches = 0
+    for word in sorted((word for word, count in counts.items() if count), key=lambda word: counts[word]):
+        matches += counts[word]
+        if chosen and matches > MAX_MATCHES:
+            break
+        chosen.append(word)
+    return chosen
+
+
+def _scaled(values: Mapping[str, float]) -> dict[str, float]:
+    """`values` with the highest at 1."""
+    highest = max(values.values(), default=0.0)
+    return {path: value / highest for path, value in values.items()} if highest > 0 else {}

@@ -1,0 +1,111 @@
+"""Workspace-relative paths: their one spelling, and the paths that are never read whatever they hold."""
+
+from __future__ import annotations
+
+import posixpath
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from tool_svc.workspace.refusal import BINARY, IGNORED, NOT_FOUND, OUTSIDE, SECRET, Refusal, refused
+
+VCS_DIRECTORIES = frozenset({".git", ".hg", ".svn", ".bzr", ".jj"})
+GENERATED_DIRECTORIES = frozenset({"__pycache__"})
+SCRATCHPAD = "scratchpad"
+DEPRECATED = "deprecated"
+MAX_PATH_BYTES = 4096
+
+# Suffixes whose files hold no text in practice. Only a shortcut: content decides for every other file.
+BINARY_SUFFIXES = frozenset(
+    """.7z .a .avi .bin .bmp .bz2 .class .db .dll .dylib .eot .exe .flac .gif .gz .ico .jar .jpeg .jpg .lib .mo .mov
+    .mp3 .mp4 .npy .npz .o .obj .ogg .otf .parquet .pdf .pickle .pkl .png .psd .pyc .pyd .pyo .rar .so .sqlite .sqlite3
+    .tar .tgz .tif .tiff .ttf .wasm .wav .webm .webp .whl .woff .woff2 .xls .xlsx .xz .zip .zst""".split()  # noqa: SIM905
+)
+
+SECRET_DIRECTORIES = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".kube"})
+SECRET_SUFFIXES = frozenset({".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk", ".tfstate"})
+SECRET_NAMES = frozenset(
+    """.netrc _netrc .pgpass .pypirc .npmrc .htpasswd .git-credentials .dockercfg .vault-token .boto .s3cfg credentials
+    credentials.json credentials.yml credentials.yaml credentials.toml credentials.ini credentials.xml kubeconfig
+    master.key secret.json secret.yml secret.yaml secret.toml secrets.json secrets.yml secrets.yaml secrets.toml
+    secrets.ini client_secret.json service-account.json service_account.json terraform.tfstate.backup""".split()  # noqa: SIM905
+)
+SECRET_PATTERNS = (
+    ".env*",
+    "*.env",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    "client_secret_*.json",
+    "*.secret",
+)
+
+
+def normalise(path: str) -> str:
+    """The one spelling of a workspace-relative path: no `.`, no empty parts, no leading `./`.
+
+    Raises RefusedError: OUTSIDE_WORKSPACE for an absolute path or one that `..` leads out of the root, NOT_FOUND for a
+    name no file can have.
+    """
+    if "\0" in path or not path.strip() or len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+        raise refused(NOT_FOUND)
+    if path.startswith("/"):
+        raise refused(OUTSIDE)
+    # `a/../b` is resolved as text: a link at `a` is refused when opened, so text and file system cannot disagree.
+    normal = posixpath.normpath(path)
+    if normal == ".." or normal.startswith("../"):
+        raise refused(OUTSIDE)
+    if normal == ".":
+        raise refused(NOT_FOUND)
+    return normal
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file name can stand in a line of a listing: UTF-8 and no control characters.
+
+    Files with other names are left out: a name with a newline could pose as further lines of the material a model
+    reads.
+    """
+    return name.isprintable()
+
+
+def never_read(path: str) -> Refusal | None:
+    """Why this path is never read, decided by its name alone; None when the name allows it."""
+    if DEPRECATED in path.casefold():
+        return IGNORED
+    parts = path.split("/")
+    if parts[0] == SCRATCHPAD and len(parts) > 1:
+        return IGNORED
+    for part in parts[:-1]:
+        if (refusal := never_entered(part)) is not None:
+            return refusal
+    name = parts[-1]
+    if name in VCS_DIRECTORIES:  # a worktree's or submodule's `.git` file
+        return IGNORED
+    if not all(is_plain_name(part) for part in parts):
+        return IGNORED
+    if is_secret_name(name):
+        return SECRET
+    return BINARY if has_binary_suffix(name) else None
+
+
+def never_entered(name: str) -> Refusal | None:
+    """Why a directory of this name is not looked into at any depth; None when it may be."""
+    if name in VCS_DIRECTORIES or name in GENERATED_DIRECTORIES:
+        return IGNORED
+    return SECRET if name in SECRET_DIRECTORIES else None
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether files of this name usually hold credentials."""
+    lowered = name.lower()
+    return (
+        lowered in SECRET_NAMES
+        or PurePosixPath(lowered).suffix in SECRET_SUFFIXES
+        or any(fnmatchcase(lowered, pattern) for pattern in SECRET_PATTERNS)
+    )
+
+
+def has_binary_suffix(name: str) -> bool:
+    """Whether files of this name are binary in practice."""
+    return posixpath.splitext(name)[1].lower() in BINARY_SUFFIXES

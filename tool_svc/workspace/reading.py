@@ -1,0 +1,89 @@
+"""`read_files`: texts of a workspace's files, within limits, with a reason for each that is not given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tool_svc.workspace.paths import normalise
+from tool_svc.workspace.refusal import Refusal, RefusalCode, RefusedError
+from tool_svc.workspace.source import FileSource
+from tool_svc.workspace.text import text_of
+
+DEFAULT_BYTES_PER_FILE = 64 * 1024
+MAX_BYTES_PER_FILE = 1024 * 1024
+MAX_BYTES_IN_ALL = 2 * 1024 * 1024
+MAX_FILES = 100
+# Read beyond the cut, so that a key that begins before it is still recognised.
+_OVERREAD = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FileText:
+    """One file as `read_files` gives it.
+
+    `path` is as it was asked for; `size` in bytes; `content` ends with a mark when it was cut. `error` and `error_code`
+    are None when the file was read.
+    """
+
+    path: str
+    content: str
+    exists: bool
+    size: int
+    last_modified: datetime | None
+    is_truncated: bool
+    error: str | None
+    error_code: RefusalCode | None
+
+
+@dataclass(frozen=True, slots=True)
+class FilesRead:
+    """Files in the order asked for, and the paths of those that are not there or may not be read."""
+
+    files: tuple[FileText, ...]
+    missing: tuple[str, ...]
+
+
+def read_files(
+    source: FileSource,
+    paths: Sequence[str],
+    refusal_of: Callable[[str], Refusal | None],
+    *,
+    max_bytes_per_file: int = DEFAULT_BYTES_PER_FILE,
+    max_bytes_in_all: int = MAX_BYTES_IN_ALL,
+) -> FilesRead:
+    """Reads up to `max_bytes_per_file` of each file and `max_bytes_in_all` of all together.
+
+    `refusal_of` says of a normal path why it is not read. Nothing about a file is an error of the call.
+    """
+    files = []
+    left = max_bytes_in_all
+    for path in paths:
+        file = _read(source, path, refusal_of, min(max_bytes_per_file, left))
+        left -= len(file.content.encode())
+        left = max(left, 0)
+        files.append(file)
+    return FilesRead(tuple(files), tuple(file.path for file in files if not file.exists))
+
+
+def _read(source: FileSource, path: str, refusal_of: Callable[[str], Refusal | None], limit: int) -> FileText:
+    try:
+        normal = normalise(path)
+        refusal = refusal_of(normal)
+        if refusal is not None:
+            return _refused(path, refusal)
+        raw = source.read(normal, limit + _OVERREAD)
+        is_cut = raw.state.size > limit
+        text_of(raw.content, cut=raw.is_cut)
+        content = text_of(raw.content[:limit], cut=True) if is_cut else text_of(raw.content)
+    except RefusedError as error:
+        return _refused(path, error.refusal)
+    if is_cut:
+        content += f"\n[cut after {limit} of {raw.state.size} bytes]"
+    modified = datetime.fromtimestamp(raw.state.modified_ns / 1e9, UTC)
+    return FileText(path, content, True, raw.state.size, modified, is_cut, None, None)
+
+
+def _refused(path: str, refusal: Refusal) -> FileText:
+    return FileText(path, "", False, 0, None, False, refusal.message, refusal.code)

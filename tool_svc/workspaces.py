@@ -1,0 +1,213 @@
+"""The door to all files: named workspaces, and snapshots of them that requests work on.
+
+Everything here blocks; callers run it in threads. All objects are thread-safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from svc_common.errors import ErrorReason, ServiceError, invalid_field
+from tool_svc.context.base import BaseContext, base_context
+from tool_svc.context.changes import codebase_changelog_context, documentation_changelog_context
+from tool_svc.context.codebase import codebase_context, expert_context
+from tool_svc.context.documentation import documentation_context
+from tool_svc.context.material import CountTokens, PreparedContext, estimate_tokens
+from tool_svc.context.request import ContextRequest, Prepare
+from tool_svc.context.scoped import ScopedView
+from tool_svc.index.parsers import FolderParser
+from tool_svc.index.refresh import WorkspaceIndex
+from tool_svc.index.view import IndexView
+from tool_svc.workspace import reading
+from tool_svc.workspace.filesystem import FilesystemSource
+from tool_svc.workspace.reading import FilesRead
+from tool_svc.workspace.refusal import NOT_FOUND, OUT_OF_SCOPE, Refusal, RefusalCode, RefusedError
+from tool_svc.workspace.scope import WHOLE, Scope
+from tool_svc.workspace.source import Listing
+from tool_svc.workspace.text import text_of
+
+CONTEXTS: Mapping[str, Prepare] = {
+    "coordinator_get_codebase_context": codebase_context,
+    "coordinator_get_codebase_changelog_context": codebase_changelog_context,
+    "coordinator_get_documentation_context": documentation_context,
+    "coordinator_get_documentation_changelog_context": documentation_changelog_context,
+    "coordinator_get_expert_architect_advice": expert_context,
+}
+"""How the context of each tool is prepared, by the tool's registered name."""
+
+DEFAULT_MAX_FILE_BYTES = 2 * 1024 * 1024
+DEFAULT_LOCK_TIMEOUT_S = 120.0
+BUSINESS_TOKENS = 4_000
+_WITHHELD = "its content is binary or may hold credentials"
+
+
+class Workspaces:
+    """The configured workspaces: `roots` maps names to folders. The index of each is kept beneath `cache`.
+
+    Raises ServiceError INVALID_ARGUMENT when a root is not a folder.
+    """
+
+    def __init__(
+        self,
+        roots: Mapping[str, str | Path],
+        cache: Path,
+        *,
+        max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
+        lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
+    ) -> None:
+        self._workspaces = {}
+        for name, root in roots.items():
+            folder = Path(root).resolve()
+            if not folder.is_dir():
+                raise invalid_field(f"workspaces.{name}", f"{folder} is not a folder")
+            self._workspaces[name] = _Workspace(folder, cache / _cache_name(folder), max_file_bytes, lock_timeout_s)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the workspaces."""
+        return sorted(self._workspaces)
+
+    def refresh(self, name: str) -> None:
+        """Brings the index of a workspace up to date with its files.
+
+        Raises ServiceError: WORKSPACE_NOT_FOUND, or OVERLOADED while another process builds the index for too long.
+        """
+        self._workspace(name).refresh()
+
+    def snapshot(self, name: str, scope: Scope = WHOLE) -> WorkspaceSnapshot:
+        """A workspace as the last refresh saw it, narrowed to `scope`; refreshes it when nothing did yet. Raises as
+        `refresh`.
+        """
+        workspace = self._workspace(name)
+        listing = workspace.listing or workspace.refresh()
+        return WorkspaceSnapshot(workspace, workspace.index.view(), listing, scope)
+
+    def _workspace(self, name: str) -> _Workspace:
+        workspace = self._workspaces.get(name)
+        if workspace is None:
+            known = ", ".join(self.names)
+            raise ServiceError(
+                ErrorReason.WORKSPACE_NOT_FOUND, f"there is no workspace {name[:64]!r}; there are {known}"
+            )
+        return workspace
+
+
+class _Workspace:
+    """The parts that serve one root."""
+
+    def __init__(self, root: Path, cache: Path, max_file_bytes: int, lock_timeout_s: float) -> None:
+        self.root = root
+        self.source = FilesystemSource(root, max_file_bytes=max_file_bytes)
+        parser = FolderParser(root, max_file_bytes=max_file_bytes)
+        self.index = WorkspaceIndex(self.source, parser, root, cache, lock_timeout_s=lock_timeout_s)
+        self.max_file_bytes = max_file_bytes
+        self.listing: Listing | None = None
+
+    def refresh(self) -> Listing:
+        self.listing = self.index.refresh()
+        return self.listing
+
+
+class WorkspaceSnapshot:
+    """One state of a workspace, as long as this object lives or until `close`. Also a context manager.
+
+    `id` names the state: `git:<commit>+<hash over paths and contents>`, or `files:<hash>` where there is no commit.
+    `view` is the state as context preparation sees it, `root` the folder.
+    """
+
+    def __init__(self, workspace: _Workspace, index: IndexView, listing: Listing, scope: Scope) -> None:
+        self._workspace = workspace
+        self._index = index
+        self._skipped = listing.skipped
+        self._scope = scope
+        self.id = index.id
+        self.root = workspace.root
+        self.view = ScopedView(index, scope, self._text)
+
+    def __enter__(self) -> WorkspaceSnapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the state; nothing may be asked afterwards."""
+        self._index.close()
+
+    @property
+    def files_total(self) -> int:
+        """Files in scope."""
+        return len(self.view.files)
+
+    def holds(self, path: str) -> bool:
+        """Whether there is a file at `path` (normal spelling) in scope that may be read."""
+        return path in self.view.files
+
+    def listing(self, limit: int) -> list[str]:
+        """Paths in scope in order, at most `limit`."""
+        return list(islice(self.view.files, limit))
+
+    def skipped(self) -> dict[str, Refusal]:
+        """Files and directories in scope that are not read, with the reason."""
+        refused = {path: Refusal(RefusalCode(code), _WITHHELD) for path, code in self._index.refusals().items()}
+        return {path: refusal for path, refusal in {**self._skipped, **refused}.items() if self._scope.holds(path)}
+
+    def read_files(self, paths: Sequence[str], *, max_bytes_per_file: int = 0) -> FilesRead:
+        """Texts of files in scope, at most 100. `max_bytes_per_file`: 0 is the default of 64 KiB; 1 MiB is the most."""
+        limit = min(max_bytes_per_file or reading.DEFAULT_BYTES_PER_FILE, reading.MAX_BYTES_PER_FILE)
+        return reading.read_files(
+            self._workspace.source, paths[: reading.MAX_FILES], self._refusal, max_bytes_per_file=limit
+        )
+
+    def base_context(
+        self, now: datetime, *, max_paths: int = 200, count_tokens: CountTokens = estimate_tokens
+    ) -> BaseContext:
+        """What a coordinator is told before it decides anything."""
+        return base_context(
+            self.view, now, max_paths=max_paths, business_tokens=BUSINESS_TOKENS, count_tokens=count_tokens
+        )
+
+    def prepare(
+        self,
+        tool: str,
+        query: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        token_budget: int,
+        count_tokens: CountTokens = estimate_tokens,
+    ) -> PreparedContext:
+        """What the LLM of one of the tools in `CONTEXTS` is shown for `query`, in at most `token_budget` tokens.
+
+        Raises ServiceError TOOL_NOT_FOUND.
+        """
+        prepare = CONTEXTS.get(tool)
+        if prepare is None:
+            raise ServiceError(ErrorReason.TOOL_NOT_FOUND, f"no context is prepared for {tool[:64]!r}")
+        return prepare(self.view, ContextRequest(query, token_budget, parameters or {}, count_tokens))
+
+    def _refusal(self, path: str) -> Refusal | None:
+        """Why a normal path is not read in this snapshot; None when it is."""
+        if self.holds(path):
+            return None
+        if not self._scope.holds(path):
+            return OUT_OF_SCOPE
+        code = self._index.refusals().get(path)
+        if code is not None:
+            return Refusal(RefusalCode(code), _WITHHELD)
+        return self._skipped.get(path) or self._workspace.source.refusal(path) or NOT_FOUND
+
+    def _text(self, path: str) -> str | None:
+        try:
+            raw = self._workspace.source.read(path, self._workspace.max_file_bytes)
+            return text_of(raw.content, cut=raw.is_cut)
+        except RefusedError:
+            return None
+
+
+def _cache_name(root: Path) -> str:
+    return f"{root.name or 'root'}-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
