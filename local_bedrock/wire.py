@@ -70,6 +70,8 @@ def parse_converse(
     body: Mapping[str, Json], *, operation: str, model_id: str, default_max_tokens: int, ends_with_user: bool = True
 ) -> ModelCall:
     """The call a Converse body asks for. `ends_with_user` is False only for counting. Raises ServiceError 400."""
+    if "outputConfig" in body:
+        raise invalid("This model doesn't support the outputConfig field. Force a tool with the schema instead.")
     inference = _dict(body.get("inferenceConfig", {}), "inferenceConfig")
     tools, choice = _tool_config(body)
     call = ModelCall(

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from local_bedrock.backends.extract import Material, path_in
 from local_bedrock.backends.fill import LESS_RICH, RICH, Filler
-from local_bedrock.backends.ranking import CANDIDATES, best_first, scores, shortlist
+from local_bedrock.backends.ranking import CANDIDATES, best_first, fact_scores, scores, shortlist
 from local_bedrock.calls import ModelCall, OutputBlock, Text, Tool, ToolUse, compact_json
 
 # Choose(label, candidates): the one candidate that the model would write after the label. At least one is given.
@@ -137,7 +137,7 @@ def _answer(material: Material, chooser_for: ChooserFor) -> str:
     """A few sentences of the data, each with the file it comes from."""
     if not material.facts:
         return NOTHING_GIVEN
-    scored = scores(material.question, [fact.told for fact in material.facts])
+    scored = fact_scores(material.question, material.facts)
     score_of = dict(zip(material.facts, scored, strict=True))
     left = [material.facts[index] for index in best_first(scored)]
     best = score_of[left[0]]
@@ -160,6 +160,6 @@ def _answer(material: Material, chooser_for: ChooserFor) -> str:
 
 
 def _fact_lines(material: Material) -> list[str]:
-    order = best_first(scores(material.question, [fact.told for fact in material.facts]))[:_FACT_LINES]
+    order = best_first(fact_scores(material.question, material.facts))[:_FACT_LINES]
     facts = [material.facts[index] for index in order]
     return [f"{fact.path}: {fact.text}" if fact.path else fact.text for fact in facts]

@@ -49,6 +49,7 @@ _LABEL = re.compile(
     r"^(?:intent|description|summary|docstring|purpose|content|insight|reason|first lines?)\s*[:=]\s*", re.IGNORECASE
 )
 _POINTS_BACK = re.compile(r"(?:it|they|this|that|these|those|he|she|which|and|but|or|so|otherwise)\b", re.IGNORECASE)
+_CODE = re.compile(r"\(\)|[=;{}]|::|->|^(?:async|def|class|import|from|return|if|for|while|with|assert) .*[:(]")
 _PATH_KEYS = ("path", "file_path", "file", "filename", "source")
 _TOLD_ABOUT_DATA = re.compile(r"reason|explanation|score|confidence|^id$|_id$", re.IGNORECASE)  # not from it
 _PATH_LIST_KEYS = ("files", "paths", "supporting_files", "source_documents")
@@ -60,11 +61,6 @@ class Fact:
 
     text: str
     path: str | None
-
-    @property
-    def told(self) -> str:
-        """What it is ranked by: its words and its path's."""
-        return f"{self.path or ''} {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +230,10 @@ def _owning_path(line: str) -> tuple[str | None, str]:
     if token is None or not _is_path(path := token[0].removeprefix("./").rstrip("./-")):
         return None, line
     after = _AFTER_PATH.match(line, token.end())
-    return (path, line[after.end() :]) if after else (None, line)
+    if after is None:
+        return None, line
+    rest = line[after.end() :]
+    return path, _owning_path(rest)[1] if "," in after[0] else rest  # a list of paths: the first one owns
 
 
 def _clean(text: str) -> str:
@@ -244,7 +243,7 @@ def _clean(text: str) -> str:
 
 def _is_prose(sentence: str) -> bool:
     words = sentence.split()
-    if len(words) < _MIN_WORDS or _POINTS_BACK.match(sentence):
+    if len(words) < _MIN_WORDS or _POINTS_BACK.match(sentence) or _CODE.search(sentence):
         return False
     plain = sum(character.isalpha() or character.isspace() for character in sentence)
     return plain >= 0.8 * len(sentence) and sum(word.rstrip(".,;:").isalpha() for word in words) >= len(words) / 2

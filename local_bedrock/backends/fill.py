@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from local_bedrock.backends.extract import Material, shorten
-from local_bedrock.backends.ranking import best_first, scores, shared_words, shortlist
+from local_bedrock.backends.ranking import best_first, fact_scores, scores, shared_words, shortlist
 from local_bedrock.calls import Json
 
 NOT_STATED = "Not stated in the data."
@@ -179,7 +179,7 @@ class Filler:
         about = [fact for fact in self._unused if path is None or fact.path == path]
         if not about:
             return NOT_STATED
-        near = shortlist(scores(f"{self._material.question} {wanted}", [fact.told for fact in about]))
+        near = shortlist(fact_scores(f"{self._material.question} {wanted}", about))
         chosen = self._choose("Answer: ", [about[index].text for index in near])
         self._spoken += [fact.path for fact in about if fact.text == chosen and fact.path is not None]
         self._unused = [fact for fact in self._unused if fact.text != chosen]
@@ -226,10 +226,10 @@ class Filler:
 
 def _path_scores(material: Material) -> dict[str, float]:
     """How well each path matches the question: as its best sentence does, or the path by itself."""
-    told = [(path, path) for path in material.paths] + [(f.path, f.told) for f in material.facts if f.path is not None]
-    score_of = dict.fromkeys(material.paths, 0.0)
-    for (path, _), score in zip(told, scores(material.question, [text for _, text in told]), strict=True):
-        score_of[path] = max(score_of[path], score)
+    score_of = dict(zip(material.paths, scores(material.question, material.paths), strict=True))
+    for fact, score in zip(material.facts, fact_scores(material.question, material.facts), strict=True):
+        if fact.path is not None:
+            score_of[fact.path] = max(score_of[fact.path], score)
     return score_of
 
 

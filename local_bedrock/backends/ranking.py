@@ -7,13 +7,18 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from local_bedrock.backends.extract import Fact
+
 CANDIDATES = 3  # a small model loses its way among more
 
 _NEAR_BEST = 0.7  # of the best score: below it, a candidate is not worth offering beside the best
+_PATH_WEIGHT = 0.5
 _K1 = 1.2
 _B = 0.5
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_SUFFIX = re.compile(r"(?:ations?|ments?|ings?|ions?|ers?|ies|ed|es|s|e|y)$")
+_IE = re.compile(r"ie[sd]$")
+_SUFFIX = re.compile(r"(?:ations?|ments?|ings?|ions?|ers?|ed|es|s|e|y)$")
+_DOUBLED = re.compile(r"([b-df-hj-np-tv-z])\1$")
 _STOP_WORD = re.compile(
     "a|an|and|are|as|at|be|been|but|by|can|could|did|do|does|for|from|get|had|has|have|how|i|if|in|into|is|it|its|me|my|of|on|"
     "or|our|please|should|show|so|tell|that|the|their|them|then|there|these|they|this|those|to|us|use|used|was|we|were|what|"
@@ -38,6 +43,13 @@ def scores(question: str, texts: Sequence[str]) -> list[float]:
         containing = sum(term in document for document in documents)
         weight_of[term] = math.log(1 + (total - containing + 0.5) / (containing + 0.5))
     return [_score(document, weight_of, mean_length) for document in documents]
+
+
+def fact_scores(question: str, facts: Sequence[Fact]) -> list[float]:
+    """How well each fact matches: by its words, and less by those of its path."""
+    by_words = scores(question, [fact.text for fact in facts])
+    by_path = scores(question, [fact.path or "" for fact in facts])
+    return [words + _PATH_WEIGHT * path for words, path in zip(by_words, by_path, strict=True)]
 
 
 def best_first(scored: Sequence[float]) -> list[int]:
@@ -69,5 +81,8 @@ def _tells(word: str) -> bool:
 
 
 def _stem(word: str) -> str:
-    stem = _SUFFIX.sub("", word)
-    return stem if len(stem) > 2 else word
+    """The word without its ending, roughly: `retries`, `retried`, `retrying` and `retry` are the same."""
+    stem = _SUFFIX.sub("", _IE.sub("y", word))
+    if len(stem) <= 2:
+        return word
+    return _DOUBLED.sub(r"\1", stem.removesuffix("y"))

@@ -123,6 +123,10 @@ USER = {"role": "user", "content": [{"text": "hi"}]}
             "image",
         ),
         ({"requestMetadata": {"k": "*"}}, "requestMetadata"),
+        (
+            {"outputConfig": {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": {"schema": "{}"}}}}},
+            "tool",
+        ),
     ],
 )
 async def test_broken_request_is_refused(client: Any, call: Any, arguments: dict[str, Any], complaint: str) -> None:
@@ -136,6 +140,8 @@ async def test_invoice_over_http_keeps_metadata_and_tier(endpoint: RunningEndpoi
     await call.events("1234", serviceTier={"type": "flex"})
     records = await asyncio.to_thread(fetch_invoice, endpoint.url)
     assert records == endpoint.invoice.records()
+    with await asyncio.to_thread(urllib.request.urlopen, f"{endpoint.url}/_local/calls", timeout=5) as response:
+        assert json.load(response) == {"running": 0}
     first = records[0]
     assert (first.metadata, first.state, first.rule) == ({"job_id": "j1"}, CallState.COMPLETED, "r")
     totals = billed_tokens(records)

@@ -1,0 +1,236 @@
+"""What the bundled model is offered and what becomes of its choices, with a chooser in place of the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local_bedrock.backends.decide import NOTHING_GIVEN, ChooserFor, decide
+from local_bedrock.backends.extract import Fact, extract, facts_in, paths_in
+from local_bedrock.backends.ranking import best_first, scores
+from local_bedrock.calls import ModelCall, Text, ToolUse
+from local_bedrock.wire import parse_converse
+
+HEADERS = """
+shop/orders.py:
+  intent: Takes orders and retries failed payments three times,
+  with a pause between that doubles each time it is used again.
+shop/stock.py - Counts what is on the shelves, every night.
+"""
+RESPONSE = {
+    "type": "object",
+    "required": ["relevant_files", "summary", "confidence"],
+    "properties": {
+        "relevant_files": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["path", "intent", "relevance_score"],
+                "properties": {
+                    "path": {"type": "string"},
+                    "intent": {"type": "string"},
+                    "relevance_score": {"type": "number", "minimum": 0, "maximum": 1},
+                    "relevance_reason": {"type": "string"},
+                },
+            },
+        },
+        "insights": {"type": "array", "items": {"$ref": "#/$defs/insight"}},
+        "improvements": {"type": "array", "items": {"type": "string"}},
+        "confidence": {"enum": ["low", "high"]},
+        "lines": {"type": ["integer", "null"]},
+        "summary": {"anyOf": [{"type": "string", "maxLength": 40}, {"type": "null"}]},
+    },
+    "$defs": {
+        "insight": {
+            "type": "object",
+            "required": ["insight", "supporting_files"],
+            "properties": {
+                "supporting_files": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+                "insight": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+def tool(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"toolSpec": {"name": name, "description": description, "inputSchema": {"json": schema}}}
+
+
+def query_tool(name: str, description: str) -> dict[str, Any]:
+    return tool(name, description, {"type": "object", "properties": {"query": {"type": "string"}}})
+
+
+RESPOND = tool("respond", "takes the answer", RESPONSE)
+READ_FILES = tool(
+    "read_files", "Reads files.", {"type": "object", "properties": {"paths": {"type": "array", "items": {}}}}
+)
+PLANNING = [
+    query_tool("get_codebase_context", "Finds the source files that bear on a query."),
+    query_tool("get_codebase_changelog_context", "Finds what changed in the code, and when."),
+    query_tool("get_documentation_context", "Finds the documents that bear on a query."),
+    query_tool("get_expert_architect_advice", "Advises on architecture."),
+    READ_FILES,
+]
+
+
+def call_of(
+    question: str = "How are payments retried?", data: str = HEADERS, tools: list[Any] | None = None, **more: Any
+) -> ModelCall:
+    system = [{"text": f'Answer from the data.\n<data name="headers" source="workspace">\n{data}\n</data>'}]
+    user = {"role": "user", "content": [{"text": f'<data name="query" source="client">\n{question}\n</data>'}]}
+    body: dict[str, Any] = {"system": system, "messages": [user], **more}
+    if tools:
+        body.setdefault("toolConfig", {})["tools"] = tools
+    return parse_converse(body, operation="converse", model_id="m", default_max_tokens=2000)
+
+
+def choosing(pick: int, seen: list[Sequence[str]] | None = None) -> ChooserFor:
+    """A chooser that takes the candidate at `pick` (or the last)."""
+
+    def choose(_: str, candidates: Sequence[str]) -> str:
+        if seen is not None:
+            seen.append(list(candidates))
+        return candidates[min(pick, len(candidates) - 1)]
+
+    return lambda _: choose
+
+
+def count(text: str) -> int:
+    return len(text) // 4
+
+
+def decided(call: ModelCall, pick: int = 0) -> list[Text | ToolUse]:
+    return decide(call, extract(call), choosing(pick), count)
+
+
+def filled(call: ModelCall, pick: int = 0) -> Any:
+    (block,) = decided(call, pick)
+    assert isinstance(block, ToolUse)
+    return json.loads(block.input_text)
+
+
+def test_facts_know_their_file_and_wrapped_lines_are_one_sentence() -> None:
+    material = extract(call_of())
+    assert material.question == "How are payments retried?"
+    assert material.facts == (
+        Fact(
+            "Takes orders and retries failed payments three times, with a pause between that doubles each time it is "
+            "used again.",
+            "shop/orders.py",
+        ),
+        Fact("Counts what is on the shelves, every night.", "shop/stock.py"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("see `a/b.py`, ./c.md and (d/e/f.proto).", ["a/b.py", "c.md", "d/e/f.proto"]),
+        ("Makefile of deploy/Dockerfile", ["Makefile", "deploy/Dockerfile"]),
+        ("and/or boto3.client v1.2 http://host/x.py e.g. 3/4", []),
+    ],
+)
+def test_paths_are_told_from_other_words(text: str, paths: list[str]) -> None:
+    assert list(paths_in(text)) == paths
+
+
+def test_facts_of_json_belong_to_the_file_their_object_names() -> None:
+    text = '{"files": [{"path": "a.py", "intent": "Keeps the books of the house.", "relevance_reason": "Mentions it all."}]}'
+    assert list(facts_in(text, None)) == [Fact("Keeps the books of the house.", "a.py")]
+
+
+def test_dated_entries_belong_to_the_files_they_list() -> None:
+    entry = "2026-01-02T03:04:05Z : [GUIDE.md, other.md] Explain how the retry works"
+    assert list(facts_in(entry, None)) == [Fact("Explain how the retry works", "GUIDE.md")]
+
+
+@given(st.text(max_size=400))
+def test_any_text_can_be_read(text: str) -> None:
+    material = extract(call_of(question=text or "?", data=text or "-"))
+    assert all(fact.text for fact in material.facts)
+    assert scores(text, [text, "other"])[1:] == scores(text, ["other", text])[:1]
+
+
+def test_ranking_prefers_shared_rare_words_whatever_their_ending() -> None:
+    texts = ["The house has a door and a house.", "Retrying a payment in the house.", "Nothing of the kind."]
+    assert best_first(scores("How are payments retried in the house?", texts))[0] == 1
+
+
+def test_plan_asks_tools_with_the_question_and_leaves_special_ones_for_special_questions() -> None:
+    plan = decided(call_of(tools=PLANNING))
+    assert {use.name for use in plan if isinstance(use, ToolUse)} == {
+        "get_codebase_context",
+        "get_documentation_context",
+    }
+    assert all(isinstance(use, ToolUse) and use.input_text == '{"query":"How are payments retried?"}' for use in plan)
+    history = decided(call_of("When did the retry change?", tools=PLANNING))
+    assert "get_codebase_changelog_context" in {use.name for use in history if isinstance(use, ToolUse)}
+
+
+def test_plan_reads_the_file_that_the_question_names() -> None:
+    plan = decided(call_of("What does shop/stock.py do?", tools=PLANNING))
+    read = [use for use in plan if isinstance(use, ToolUse) and use.name == "read_files"]
+    assert [use.input_text for use in read] == ['{"paths":["shop/stock.py","shop/orders.py"]}']
+
+
+@pytest.mark.parametrize("pick", [0, 1, 2])
+@pytest.mark.parametrize("max_tokens", [2000, 90])
+def test_forced_tool_gets_json_valid_by_its_schema_whose_strings_stand_in_the_data(pick: int, max_tokens: int) -> None:
+    forced = {"toolChoice": {"tool": {"name": "respond"}}}
+    call = call_of(tools=[RESPOND], toolConfig=forced, inferenceConfig={"maxTokens": max_tokens})
+    value = filled(call, pick)
+    jsonschema.validate(value, RESPONSE)
+    assert {item["path"] for item in value["relevant_files"]} <= {"shop/orders.py", "shop/stock.py"}
+    assert all(item["intent"].rstrip("…") in " ".join(HEADERS.split()) for item in value["relevant_files"])
+    assert value["improvements"] == []
+    assert all(path.startswith("shop/") for item in value["insights"] for path in item["supporting_files"])
+    assert count(str(value)) <= max_tokens + 10
+
+
+def test_data_without_anything_still_makes_valid_json() -> None:
+    forced = {"toolChoice": {"tool": {"name": "respond"}}}
+    jsonschema.validate(filled(call_of(data="-", tools=[RESPOND], toolConfig=forced)), RESPONSE)
+
+
+def test_tool_that_takes_the_answer_is_called_when_there_is_data() -> None:
+    (use,) = decided(call_of(tools=[READ_FILES, RESPOND]))
+    assert isinstance(use, ToolUse)
+    assert use.name == "respond"
+
+
+def test_answer_is_sentences_of_the_results_with_their_files() -> None:
+    asked = {"toolUse": {"toolUseId": "a", "name": "get_codebase_context", "input": {"query": "q"}}}
+    files = '{"relevant_files":[{"path":"shop/retry.py","intent":"Retries payments with a pause."}]}'
+    found = f'<data name="result" source="tool">\n{files}\n</data>'
+    call = call_of(
+        tools=PLANNING,
+        messages=[
+            {"role": "user", "content": [{"text": '<data name="query">How are payments retried?</data>'}]},
+            {"role": "assistant", "content": [asked]},
+            {"role": "user", "content": [{"toolResult": {"toolUseId": "a", "content": [{"text": found}]}}]},
+        ],
+    )
+    (answer,) = decided(call)
+    assert isinstance(answer, Text)
+    assert answer.text.startswith("Retries payments with a pause (shop/retry.py).")
+    assert "orders.py" in answer.text
+
+
+def test_only_candidates_near_the_best_are_offered() -> None:
+    seen: list[Sequence[str]] = []
+    call = call_of()
+    decide(call, extract(call), choosing(0, seen), count)
+    assert all(len(candidates) <= 3 for candidates in seen)
+    assert seen[0] == [extract(call).facts[0].text]
+
+
+def test_without_data_it_says_so() -> None:
+    assert decided(call_of(data="-")) == [Text(NOTHING_GIVEN)]
