@@ -10,37 +10,38 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 from dbp.coordinator.v1 import coordinator_pb2
 from dbp.jobs.v1 import jobs_pb2
 from dbp.tool.v1 import tool_pb2
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
-from llm.runner import LlmRunner
 from opentelemetry.trace import SpanKind
+from opentelemetry.util.types import AttributeValue
 
 from coordinator_svc import events
+from coordinator_svc.budgets import BudgetsClient
 from coordinator_svc.checkpoint import Checkpoint
 from coordinator_svc.citations import named_paths
+from coordinator_svc.costs import ToolCosts
 from coordinator_svc.fanout import Fanout
 from coordinator_svc.jobs_client import JobsClient
 from coordinator_svc.prompt import prompt_values
-from coordinator_svc.requests import RequestSpec, ResponseFormat, jobs_deadline
+from coordinator_svc.requests import KIND, RequestSpec, ResponseFormat, jobs_deadline
 from coordinator_svc.results import Answer, assemble, tool_result
 from coordinator_svc.settings import CoordinatorSettings
 from coordinator_svc.tools import READ_FILES, Catalogue, ToolsClient, to_scope
 from llm.conversation import Conversation
 from llm.instance import InstanceResult, Task, ToolOutcome, ToolUse
+from llm.runner import LlmRunner
 from llm.templates import Template
 from svc_common import telemetry
-from svc_common.channel import call
 from svc_common.endings import EndReason, JobState
 from svc_common.errors import ServiceError
 from svc_common.ids import derived_id
-from svc_common.money import to_amount
+from svc_common.money import format_usd
 from svc_common.times import MICROS, from_timestamp, now
 from svc_common.worker import JobRun, Outcome
 
@@ -52,110 +53,86 @@ _LISTED_PATHS = 200
 _RESULT_CHARACTERS = 24_000
 
 
-class Coordination:
-    """Runs requests; its `handle` is the worker's handler. One object per process, one `_Conduct` per request."""
+@dataclass(frozen=True)
+class Parts:
+    """What conducting a request takes; built once per process."""
 
-    def __init__(
-        self,
-        *,
-        settings: CoordinatorSettings,
-        template: Template,
-        runner: LlmRunner,
-        jobs_client: JobsClient,
-        tools: ToolsClient,
-        budgets: budget_pb2_grpc.BudgetServiceAsyncStub,
-    ) -> None:
-        self.settings = settings
-        self.template = template
-        self.runner = runner
-        self.jobs_client = jobs_client
-        self.tools = tools
-        self.budgets = budgets
-
-    async def handle(self, run: JobRun) -> Outcome:
-        spec = RequestSpec.from_json(run.job.payload)
-        attributes = {telemetry.REQUEST_ID: spec.id, telemetry.JOB_ATTEMPT: run.job.attempt}
-        with telemetry.span(KIND_SPAN, kind=SpanKind.CONSUMER, traceparent=run.job.traceparent, attributes=attributes):
-            return await _Conduct(self, run, spec).run()
-
-    async def result_of(self, root: jobs_pb2.Job) -> coordinator_pb2.RequestResult:
-        """The result of a request that has ended: the one its coordinator left, else one made of what is there."""
-        if root.result:
-            return coordinator_pb2.RequestResult.FromString(root.result)
-        spec = RequestSpec.from_json(root.payload)
-        jobs, budget = await asyncio.gather(self.jobs_client.tree(root.id), self.budget(root.id))
-        text = _answer_so_far(root)
-        answer = Answer(text, None, True, EndReason(root.end_reason), root.error_message, (), (), 0)
-        return assemble(spec, root, jobs, budget, answer, end=from_timestamp(root.end_time))
-
-    async def budget(self, request_id: str) -> budget_pb2.Budget | None:
-        """The request's budget, or None when it has none yet or budget_svc cannot say."""
-        request = budget_pb2.GetBudgetRequest(budget_id=request_id)
-        try:
-            response = await call(self.budgets.GetBudget, request, timeout=2.0)
-        except ServiceError as error:
-            logger.info("request %s: no word on its budget: %s", request_id, error)
-            return None
-        return response.budget
+    settings: CoordinatorSettings
+    template: Template
+    runner: LlmRunner
+    jobs_client: JobsClient
+    tools: ToolsClient
+    budgets: BudgetsClient
+    costs: ToolCosts
 
 
-KIND_SPAN = "coordinate"
+async def handle(parts: Parts, run: JobRun) -> Outcome:
+    """The worker's handler: conducts the request of a leased root job."""
+    spec = RequestSpec.from_json(run.job.payload)
+    attributes: dict[str, AttributeValue] = {telemetry.REQUEST_ID: spec.id, telemetry.JOB_ATTEMPT: run.job.attempt}
+    with telemetry.span(KIND, kind=SpanKind.CONSUMER, traceparent=run.job.traceparent, attributes=attributes):
+        return await Conduct(parts, run, spec).run()
 
 
-def _answer_so_far(root: jobs_pb2.Job) -> str:
-    """What the model had said last in the conversation, as far as it was checkpointed."""
+async def result_of(parts: Parts, root: jobs_pb2.Job) -> coordinator_pb2.RequestResult:
+    """The result of a request that has ended: the one its coordinator left, else one made of what is there."""
+    if root.result:
+        return coordinator_pb2.RequestResult.FromString(root.result)
+    spec = RequestSpec.from_json(root.payload)
+    jobs, budget = await asyncio.gather(parts.jobs_client.tree(root.id), parts.budgets.get(root.id))
+    answer = Answer(
+        text=_said_last(root),
+        output=None,
+        is_partial=True,
+        reason=EndReason(root.end_reason),
+        message=root.error_message,
+        missing=(),
+        model_ids=(),
+        rounds=0,
+    )
+    return assemble(spec, root, jobs, budget, answer, end=from_timestamp(root.end_time))
+
+
+def _said_last(root: jobs_pb2.Job) -> str:
+    """What the model had said last, as far as it was checkpointed."""
     conversation = Checkpoint.from_bytes(root.checkpoint).conversation
     if conversation is None:
         return ""
     return "".join(block.get("text", "") for block in conversation.unanswered)
 
 
-class _Conduct:
+class Conduct:
     """The host of one request's coordinator LLM (see `llm.instance.Host`)."""
 
-    def __init__(self, house: Coordination, run: JobRun, spec: RequestSpec) -> None:
-        self._house = house
+    def __init__(self, parts: Parts, run: JobRun, spec: RequestSpec) -> None:
+        self._parts = parts
         self._run = run
         self._spec = spec
         self._deadline = from_timestamp(run.job.deadline)
         self._checkpoint = Checkpoint.from_bytes(run.job.checkpoint)
-        self._fanout = Fanout(spec, house.jobs_client, house.budgets, house.settings.service_patience_seconds)
+        self._fanout = Fanout(spec, parts.jobs_client, parts.budgets)
         self._watching: asyncio.Task[None] | None = None
         self._jobs_started = 0
 
     async def run(self) -> Outcome:
-        if self._run.job.attempt > 1:
+        if self._run.fencing_token > 1:
             # An answer that the last coordinator had begun is void: this one writes it again.
             self._run.note(events.RESTART, b"")
-        await self._open_budget()
+        await self._parts.budgets.open_request(self._spec, self._deadline, self._parts.settings.conclusion_share)
         catalogue, workspace = await asyncio.gather(
-            self._house.tools.catalogue(),
-            self._house.tools.describe(self._spec.workspace, self._spec.scope, _LISTED_PATHS),
+            self._parts.tools.catalogue(),
+            self._parts.tools.describe(self._spec.workspace, self._spec.scope, _LISTED_PATHS),
         )
         self._catalogue: Catalogue = catalogue
         self._checkpoint.snapshot_id = self._checkpoint.snapshot_id or workspace.snapshot_id
         self._watching = asyncio.create_task(self._fanout.watch(self._run.job.last_sequence))
         try:
-            result = await self._house.runner.run(
+            result = await self._parts.runner.run(
                 await self._task(workspace), self, conversation=self._checkpoint.conversation
             )
         finally:
             self._watching.cancel()
         return await self._conclude(result)
-
-    async def _open_budget(self) -> None:
-        budget = budget_pb2.NewBudget(
-            id=self._spec.id,
-            tenant=self._spec.tenant,
-            limit=to_amount(self._spec.max_cost),
-            conclusion_reserve=to_amount(int(self._spec.max_cost * self._house.settings.conclusion_share)),
-            deadline=self._run.job.deadline,
-        )
-        await call(
-            self._house.budgets.CreateBudgets,
-            budget_pb2.CreateBudgetsRequest(budgets=[budget]),
-            patience=self._house.settings.service_patience_seconds,
-        )
 
     async def _task(self, workspace: tool_pb2.DescribeWorkspaceResponse) -> Task:
         spec = self._spec
@@ -168,11 +145,11 @@ class _Conduct:
             root_id=spec.id,
             budget_id=spec.id,
             role=ROLE,
-            template=self._house.template,
+            template=self._parts.template,
             values=prompt_values(
                 spec,
                 workspace,
-                self._catalogue,
+                tools_cost=await self._parts.costs.describe(self._catalogue.tools.values()),
                 now=datetime.now(UTC),
                 deadline=self._deadline,
                 previous=await self._previous(),
@@ -180,7 +157,7 @@ class _Conduct:
             tools=self._catalogue.specs,
             deadline=self._deadline,
             max_rounds=spec.max_rounds,
-            max_output_tokens=self._house.settings.answer_max_tokens,
+            max_output_tokens=self._parts.settings.answer_max_tokens,
             response_schema=schema,
             priority=spec.priority,
         )
@@ -189,8 +166,8 @@ class _Conduct:
         """Question, answer and findings of the request that this one continues, as text."""
         if not self._spec.previous_request_id:
             return ""
-        root = await self._house.jobs_client.get(self._spec.previous_request_id)
-        result = await self._house.result_of(root)
+        root = await self._parts.jobs_client.get(self._spec.previous_request_id)
+        result = await result_of(self._parts, root)
         findings = {job.tool: MessageToDict(job.output) for job in result.job_results}
         return json.dumps(
             {"question": RequestSpec.from_json(root.payload).query, "answer": result.answer, "findings": findings},
@@ -225,11 +202,11 @@ class _Conduct:
         self._jobs_started += len(admitted)
         calls = [(admitted[use.id], self._tool_call(use, admitted[use.id])) for use in uses if use.id in admitted]
         files, ended = await asyncio.gather(self._read(uses), self._run_jobs(calls))
-        await self._log_spend()
+        left = await self._log_spend()
         return [
             files[use.id]
             if use.id in files
-            else self._outcome(ended, admitted[use.id])
+            else self._outcome(ended, admitted[use.id], left)
             if use.id in admitted
             else ToolOutcome(f"not run: a request may have {self._spec.max_jobs} jobs at most", is_error=True)
             for use in uses
@@ -264,7 +241,7 @@ class _Conduct:
     async def _run_jobs(self, calls: Sequence[tuple[str, tool_pb2.ToolCall]]) -> dict[str, jobs_pb2.Job] | ServiceError:
         if not calls or self._watching is None:
             return {}
-        settings = self._house.settings
+        settings = self._parts.settings
         deadline = jobs_deadline(
             now(), self._deadline, settings.answer_share, int(settings.answer_seconds_max * MICROS)
         )
@@ -276,7 +253,7 @@ class _Conduct:
         await self.on_warning(f"the tools could not be run: {error.message}")
         return error
 
-    def _outcome(self, ended: dict[str, jobs_pb2.Job] | ServiceError, job_id: str) -> ToolOutcome:
+    def _outcome(self, ended: dict[str, jobs_pb2.Job] | ServiceError, job_id: str, left: str) -> ToolOutcome:
         if isinstance(ended, ServiceError):
             return ToolOutcome(f"the tool could not be run: {ended.message}", is_error=True)
         job = ended[job_id]
@@ -289,6 +266,7 @@ class _Conduct:
                 "missing": list(result.missing),
                 "files_seen": f"{result.metadata.files_processed} of {result.metadata.files_total}",
                 "source_paths": list(result.metadata.source_paths),
+                "left_of_limits": left,
             }
             return ToolOutcome(content)
         text = self._fanout.partial_text(job_id)
@@ -303,7 +281,7 @@ class _Conduct:
 
     async def _read_one(self, use: ToolUse) -> ToolOutcome:
         try:
-            response = await self._house.tools.read_files(
+            response = await self._parts.tools.read_files(
                 self._spec.workspace, self._spec.scope, [str(path) for path in use.input.get("paths", [])]
             )
         except ServiceError as error:
@@ -312,17 +290,23 @@ class _Conduct:
             {"files": [MessageToDict(file) for file in response.files], "missing": list(response.missing)}
         )
 
-    async def _log_spend(self) -> None:
-        budget = await self._house.budget(self._spec.id)
-        if budget is not None:
-            spend = coordinator_pb2.Spend(spent=budget.spent, held=budget.held, limit=budget.limit)
-            self._run.note(events.SPEND, spend.SerializeToString())
+    async def _log_spend(self) -> str:
+        """Logs what was spent; returns what is left of money and time, in words for the LLM."""
+        seconds = f"{max(0, (self._deadline - now()) // MICROS)} s"
+        budget = await self._parts.budgets.get(self._spec.id)
+        if budget is None:
+            return seconds
+        spend = coordinator_pb2.Spend(spent=budget.spent, held=budget.held, limit=budget.limit)
+        self._run.note(events.SPEND, spend.SerializeToString())
+        return f"{format_usd(budget.available.pico_usd)} USD, {seconds}"
 
     # -- the end --
 
     async def _conclude(self, result: InstanceResult) -> Outcome:
         citations, jobs, budget = await asyncio.gather(
-            self._citations(result.text), self._house.jobs_client.tree(self._spec.id), self._house.budget(self._spec.id)
+            self._citations(result.text),
+            self._parts.jobs_client.tree(self._spec.id),
+            self._parts.budgets.get(self._spec.id),
         )
         answer = Answer(
             text=result.text,
@@ -339,7 +323,7 @@ class _Conduct:
             answer = replace(answer, text=json.dumps(answer.output, ensure_ascii=False))
         unfinished = [job.id for job in jobs if not JobState(job.state).is_terminal]
         if unfinished:
-            await self._house.jobs_client.abort(unfinished, EndReason.TIMEOUT, "the request has its answer")
+            await self._parts.jobs_client.abort(unfinished, EndReason.TIMEOUT, "the request has its answer")
         final = assemble(
             self._spec,
             self._run.job,
@@ -348,7 +332,7 @@ class _Conduct:
             answer,
             end=now(),
             snapshot_id=self._checkpoint.snapshot_id,
-            template_hash=self._house.template.content_hash,
+            template_hash=self._parts.template.content_hash,
             trace_id=telemetry.current_trace_id(),
         )
         return jobs_pb2.Success(
@@ -363,7 +347,7 @@ class _Conduct:
         if not paths:
             return []
         try:
-            response = await self._house.tools.read_files(
+            response = await self._parts.tools.read_files(
                 self._spec.workspace, self._spec.scope, paths, max_bytes_per_file=1
             )
         except ServiceError as error:

@@ -6,16 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 from dbp.jobs.v1 import jobs_pb2
 from dbp.tool.v1 import tool_pb2
 
+from coordinator_svc.budgets import BudgetsClient
 from coordinator_svc.jobs_client import JobsClient, new_job
 from coordinator_svc.requests import RequestSpec
 from svc_common import telemetry
-from svc_common.channel import call
 from svc_common.endings import EndReason, JobState
-from svc_common.money import to_amount
 from svc_common.times import MICROS, now
 
 # How much of what a job put out is kept here, for the case that it must be cut short.
@@ -30,8 +28,7 @@ class Fanout:
 
     spec: RequestSpec
     jobs_client: JobsClient
-    budgets: budget_pb2_grpc.BudgetServiceAsyncStub
-    patience: float
+    budgets: BudgetsClient
     _ended: dict[str, asyncio.Event] = field(default_factory=dict)
     _partial_text: dict[str, str] = field(default_factory=dict)
 
@@ -76,15 +73,7 @@ class Fanout:
         return self._partial_text.get(job_id, "")
 
     async def _start(self, calls: Sequence[tuple[str, tool_pb2.ToolCall]], deadline: int) -> dict[str, jobs_pb2.Job]:
-        # Every job may use what the request has: the tree's admission gives it to whoever needs it, and stops all at the
-        # request's limit.
-        budgets = [
-            budget_pb2.NewBudget(
-                id=call_.budget_id, parent_id=self.spec.id, limit=to_amount(self.spec.max_cost), tool=call_.tool
-            )
-            for _, call_ in calls
-        ]
-        await call(self.budgets.CreateBudgets, budget_pb2.CreateBudgetsRequest(budgets=budgets), patience=self.patience)
+        await self.budgets.open_jobs(self.spec, [call_ for _, call_ in calls])
         created = await self.jobs_client.create(
             [
                 new_job(

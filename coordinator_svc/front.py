@@ -11,12 +11,10 @@ from typing import cast
 from dbp.coordinator.v1 import coordinator_pb2
 from dbp.jobs.v1 import jobs_pb2
 
-from coordinator_svc.coordination import Coordination
+from coordinator_svc.coordination import Parts, result_of
 from coordinator_svc.events import EventTranslator
-from coordinator_svc.jobs_client import JobsClient, new_job
+from coordinator_svc.jobs_client import new_job
 from coordinator_svc.requests import KIND, RequestSpec, request_deadline
-from coordinator_svc.settings import CoordinatorSettings
-from coordinator_svc.tools import ToolsClient
 from svc_common import deadline, telemetry
 from svc_common.channel import call
 from svc_common.endings import EndReason, JobState
@@ -30,25 +28,16 @@ _SHORTEST_MICROS = 200_000
 
 
 class Front:
-    def __init__(
-        self,
-        *,
-        settings: CoordinatorSettings,
-        jobs_client: JobsClient,
-        tools: ToolsClient,
-        coordination: Coordination,
-        worker: Worker,
-    ) -> None:
-        self._settings = settings
-        self._jobs_client = jobs_client
-        self._tools = tools
-        self._coordination = coordination
+    def __init__(self, parts: Parts, worker: Worker) -> None:
+        self._settings = parts.settings
+        self._parts = parts
+        self._jobs_client = parts.jobs_client
         self._worker = worker
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def accept(self, spec: RequestSpec) -> jobs_pb2.Job:
         """Makes the request's root job, or finds the one that an earlier sending of it made."""
-        catalogue = await self._tools.catalogue()
+        catalogue = await self._parts.tools.catalogue()
         if spec.workspace not in catalogue.workspaces:
             raise ServiceError(ErrorReason.WORKSPACE_NOT_FOUND, f"no workspace is named {spec.workspace!r}")
         if spec.previous_request_id:
@@ -150,7 +139,7 @@ class Front:
         return await self._jobs_client.get(request_id)
 
     async def result_of(self, root: jobs_pb2.Job) -> coordinator_pb2.RequestResult:
-        return await self._coordination.result_of(root)
+        return await result_of(self._parts, root)
 
     async def stop(self) -> None:
         """Waits for the cancels that are under way."""

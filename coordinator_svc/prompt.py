@@ -8,7 +8,6 @@ from datetime import datetime
 from dbp.tool.v1 import tool_pb2
 
 from coordinator_svc.requests import RequestSpec
-from coordinator_svc.tools import Catalogue
 from svc_common.money import format_usd
 from svc_common.times import MICROS
 
@@ -16,8 +15,8 @@ from svc_common.times import MICROS
 def prompt_values(
     spec: RequestSpec,
     workspace: tool_pb2.DescribeWorkspaceResponse,
-    catalogue: Catalogue,
     *,
+    tools_cost: str,
     now: datetime,
     deadline: int,
     previous: str,
@@ -33,10 +32,7 @@ def prompt_values(
         "snapshot": workspace.snapshot_id,
         "file_listing": _listing(workspace),
         "business_context": "\n\n".join(f"{file.path}\n{file.content}" for file in workspace.business_context),
-        "tools_cost": "\n".join(
-            f"{tool.name}: {f'a model of role {tool.model_role}' if tool.model_role else 'free'}"
-            for tool in catalogue.tools.values()
-        ),
+        "tools_cost": tools_cost,
         "limits": (
             f"{format_usd(spec.max_cost)} USD; {seconds:.0f} seconds; {spec.max_rounds} rounds of tool calls; "
             f"{spec.max_jobs} jobs, {spec.max_parallel_jobs} at a time"

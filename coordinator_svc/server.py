@@ -2,38 +2,78 @@
 
 from __future__ import annotations
 
-import grpc
+from functools import partial
 
+from dbp.budget.v1 import budget_pb2_grpc
+from dbp.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
+from dbp.jobs.v1 import jobs_pb2_grpc
+from dbp.tool.v1 import tool_pb2_grpc
+
+from coordinator_svc.budgets import BudgetsClient
+from coordinator_svc.coordination import Parts, handle
+from coordinator_svc.costs import ToolCosts
 from coordinator_svc.front import Front
+from coordinator_svc.jobs_client import JobsClient
+from coordinator_svc.requests import KIND
+from coordinator_svc.servicer import CoordinatorServicer
 from coordinator_svc.settings import CoordinatorSettings
-from svc_common.server import GrpcServer
+from coordinator_svc.tools import ToolsClient
+from llm.runner import open_runner
+from llm.settings import LlmSettings
+from llm.templates import COORDINATOR_PLACEHOLDERS, COORDINATOR_TEMPLATE, TemplateError, load_templates
+from svc_common.channel import open_channel
+from svc_common.ids import process_name
+from svc_common.server import GrpcServer, StartupError, run_service, service_name
+from svc_common.settings import SettingsError, load
 from svc_common.worker import Worker
 
 
 class CoordinatorService:
-    """A started coordinator: the front, and the worker that runs requests, its own and those of dead coordinators."""
+    """The front, and the worker that runs requests: its own, and those of coordinators that died. Made by `start`."""
 
-    def __init__(
-        self,
-        settings: CoordinatorSettings,
-        server: GrpcServer,
-        front: Front,
-        worker: Worker,
-        runner: LlmRunner,
-        channels: list[grpc.aio.Channel],
-    ) -> None:
+    def __init__(self, settings: CoordinatorSettings, llm_settings: LlmSettings) -> None:
         self._settings = settings
-        self._server = server
-        self._front = front
-        self._worker = worker
-        self._runner = runner
-        self._channels = channels
+        common = settings.common
+        addresses = (common.jobs_address, common.budget_address, common.tool_address)
+        self._channels = [open_channel(address, common) for address in addresses]
+        jobs = jobs_pb2_grpc.JobsServiceStub(self._channels[0])
+        budgets = budget_pb2_grpc.BudgetServiceStub(self._channels[1])
+        tools = tool_pb2_grpc.ToolServiceStub(self._channels[2])
+        patience = settings.service_patience_seconds
+        templates = load_templates(settings.prompts_dir, {COORDINATOR_TEMPLATE: COORDINATOR_PLACEHOLDERS})
+        self._runner = open_runner(llm_settings, settings.prompts_dir, budgets, jobs)
+        parts = Parts(
+            settings=settings,
+            template=templates[COORDINATOR_TEMPLATE],
+            runner=self._runner,
+            jobs_client=JobsClient(jobs, patience),
+            tools=ToolsClient(tools, patience=patience, remember_seconds=settings.catalogue_seconds),
+            budgets=BudgetsClient(budgets, patience),
+            costs=ToolCosts(budgets, self._runner.catalogue),
+        )
+        self._worker = Worker(
+            jobs,
+            worker_id=process_name("coordinator"),
+            kinds=[KIND],
+            slots=settings.running_requests,
+            handler=partial(handle, parts),
+        )
+        self._front = Front(parts, self._worker)
+        self._server = GrpcServer(settings)
+        coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+            CoordinatorServicer(self._front), self._server.grpc_server
+        )
 
     @property
     def port(self) -> int:
         return self._server.port
 
+    async def start(self) -> None:
+        await self._server.start([service_name(coordinator_pb2, "CoordinatorService")])
+        self._worker.start()
+
     async def stop(self) -> None:
+        """Takes no new request, lets running ones end for a while, and leaves the others to another coordinator."""
         await self._server.set_not_serving()
         await self._worker.stop(self._settings.drain_seconds)
         await self._server.stop()
@@ -44,4 +84,14 @@ class CoordinatorService:
 
 
 async def start(settings: CoordinatorSettings) -> CoordinatorService:
-    pass
+    """Starts the service. Raises StartupError for a template, a model setting or an address that cannot be used."""
+    try:
+        service = CoordinatorService(settings, load(LlmSettings))
+    except (TemplateError, SettingsError) as error:
+        raise StartupError(str(error)) from error
+    await service.start()
+    return service
+
+
+def main() -> None:
+    run_service("coordinator_svc", CoordinatorSettings, start)

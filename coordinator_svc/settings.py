@@ -9,7 +9,6 @@ from pydantic_settings import SettingsConfigDict
 
 from svc_common.settings import ServiceSettings
 
-
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 

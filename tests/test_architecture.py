@@ -15,7 +15,8 @@ TRANSPORT = ("grpc", "dbp", "google", "grpc_status")
 # Rooms that speak to the outside; every other module of a service is domain and stays free of transport and storage.
 OUTER_ROOMS = {
     "coordinator_svc": {
-        "server", "servicer", "front", "coordination", "fanout", "jobs_client", "tools", "events", "results", "prompt"
+        "server", "servicer", "front", "coordination", "fanout", "jobs_client", "budgets", "tools", "events", "results",
+        "prompt", "costs"
     },
     "tool_svc": {"server", "servicer", "worker", "wire", "clients"},
     "jobs_svc": {"server", "servicer", "scaler", "wire", "store", "tables"},

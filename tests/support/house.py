@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jobs_svc.server
 import pytest
 
 import budget_svc.server
 import coordinator_svc.server
-import jobs_svc.server
 import tool_svc.server
 from budget_svc.settings import BudgetSettings
 from coordinator_svc.settings import CoordinatorSettings
@@ -93,7 +93,9 @@ async def house(
 def small_repository(root: Path) -> Path:
     """A git repository with a package, a document and a changelog."""
     (root / "shop").mkdir(parents=True)
-    (root / "shop" / "orders.py").write_text('"""Takes orders and retries failed payments three times."""\n\nRETRIES = 3\n')
+    (root / "shop" / "orders.py").write_text(
+        '"""Takes orders and retries failed payments three times."""\n\nRETRIES = 3\n'
+    )
     (root / "shop" / "stock.py").write_text('"""Counts what is on the shelves."""\n')
     (root / "README.md").write_text("# Shop\n\nTakes orders. Payments are retried, see `shop/orders.py`.\n")
     (root / "CHANGELOG.md").write_text("# Changes\n\n## 1.1\n\n- Retry payments.\n")

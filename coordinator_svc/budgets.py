@@ -1,0 +1,64 @@
+"""What the coordinator asks of budget_svc, with the patience to outlive its restarts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
+from dbp.tool.v1 import tool_pb2
+
+from coordinator_svc.requests import RequestSpec
+from svc_common.channel import call
+from svc_common.errors import ServiceError
+from svc_common.money import to_amount
+
+logger = logging.getLogger(__name__)
+
+_GET_SECONDS = 2.0
+
+
+class BudgetsClient:
+    """`patience` is how many seconds a call that must succeed is repeated while budget_svc is away."""
+
+    def __init__(self, stub: budget_pb2_grpc.BudgetServiceAsyncStub, patience: float) -> None:
+        self.stub = stub
+        self._patience = patience
+
+    async def open_request(self, spec: RequestSpec, deadline: int, conclusion_share: float) -> None:
+        """Makes the budget of a request, unless it is there. `deadline` in epoch microseconds."""
+        budget = budget_pb2.NewBudget(
+            id=spec.id,
+            tenant=spec.tenant,
+            limit=to_amount(spec.max_cost),
+            conclusion_reserve=to_amount(int(spec.max_cost * conclusion_share)),
+        )
+        budget.deadline.FromMicroseconds(deadline)
+        await self._create([budget])
+
+    async def open_jobs(self, spec: RequestSpec, calls: Sequence[tool_pb2.ToolCall]) -> None:
+        """Makes the budgets of tool calls, unless they are there.
+
+        Every job may use what the request has: the tree's admission gives money to whoever needs it and stops all of them at the
+        request's limit. A fixed share for each would leave money unused by the frugal and lacking to the needy.
+        """
+        limit = to_amount(spec.max_cost)
+        await self._create(
+            [
+                budget_pb2.NewBudget(id=call_.budget_id, parent_id=spec.id, limit=limit, tool=call_.tool)
+                for call_ in calls
+            ]
+        )
+
+    async def get(self, request_id: str) -> budget_pb2.Budget | None:
+        """The request's budget, or None when it has none yet or budget_svc cannot say."""
+        request = budget_pb2.GetBudgetRequest(budget_id=request_id)
+        try:
+            return (await call(self.stub.GetBudget, request, timeout=_GET_SECONDS)).budget
+        except ServiceError as error:
+            logger.info("request %s: no word on its budget: %s", request_id, error)
+            return None
+
+    async def _create(self, budgets: Sequence[budget_pb2.NewBudget]) -> None:
+        request = budget_pb2.CreateBudgetsRequest(budgets=budgets)
+        await call(self.stub.CreateBudgets, request, patience=self._patience)

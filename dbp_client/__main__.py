@@ -1,0 +1,3 @@
+from dbp_client.cli import main
+
+main()
