@@ -13,9 +13,7 @@ def named_paths(text: str) -> list[str]:
     """Path-like words of a text in order of first appearance, at most 50. Whether they exist is for the workspace to say."""
     seen: dict[str, None] = {}
     for match in _PATH.finditer(text):
-        path = match.group(1).removeprefix("./")
-        if "://" not in text[max(0, match.start() - 3) : match.start() + 3]:
-            seen.setdefault(path)
+        seen.setdefault(match.group(1).removeprefix("./"))
         if len(seen) == MOST:
             break
     return list(seen)

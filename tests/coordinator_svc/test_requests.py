@@ -67,11 +67,9 @@ def test_what_the_proto_cannot_say_is_refused_by_name(fields: dict[str, object],
     [
         ("See `shop/orders.py` and README.md.", ["shop/orders.py", "README.md"]),
         ("In ./a/b.c, (d/e.md), and a/b.c again", ["a/b.c", "d/e.md"]),
-        ("No file, e.g. none; 3.14 and http://example.org/x.html are not", []),
-        ("the folder src/deep/ and Makefile", ["src/deep"]),
+        ("No file: 3.14, and http://example.org/x.html is on another machine", []),
+        ("the folder src/deep/ is no file", []),
     ],
 )
 def test_paths_are_found_in_prose(text: str, paths: list[str]) -> None:
-    found = named_paths(text)
-    assert [path for path in found if path in paths] == paths
-    assert "example.org/x.html" not in found
+    assert named_paths(text) == paths
