@@ -55,12 +55,17 @@ def decide(call: ModelCall, material: Material, chooser_for: ChooserFor, count: 
     if choice.name is not None:
         tool = next(tool for tool in call.offered_tools if tool.name == choice.name)
         return [_tool_use(tool, material, chooser_for, count, call.max_tokens)]
-    has_material = bool(material.facts or call.all_tool_results)
     answering = [tool for tool in call.offered_tools if not _takes_input(tool)]
-    if answering and has_material:
+    asking = [tool for tool in call.offered_tools if _takes_input(tool) and not _reads_files(tool)]
+    if answering and (call.all_tool_results or (material.facts and not asking)):
         return [_tool_use(answering[0], material, chooser_for, count, call.max_tokens)]
     if call.offered_tools and (choice.mode == "any" or not call.all_tool_results):
-        planned = _plan(call.offered_tools, material, chooser_for, must_call=choice.mode == "any")
+        planned = _plan(
+            [tool for tool in call.offered_tools if tool not in answering],
+            material,
+            chooser_for,
+            must_call=choice.mode == "any",
+        )
         if planned:
             each = call.max_tokens // len(planned)
             return [_tool_use(tool, material, chooser_for, count, each) for tool in planned]

@@ -31,7 +31,7 @@ _ATTRIBUTE = re.compile(r"(\w+)\s*=\s*[\"']([^\"']*)[\"']")
 _QUESTION_NAME = re.compile(r"(user_?)?(query|question|request)", re.IGNORECASE)
 # Fences that say how to work and not what to answer from; the question is one of them.
 _NOT_MATERIAL = re.compile(
-    r"(user_?)?(query|question|request)|limits?|parameters?|now|date.*|time.*|.*cost|snapshot.*|workspace|response_format",
+    r"(user_?)?(query|question|request)|limits?|parameters?|now|date.*|time.*|.*cost|snapshot.*|workspace|response_format|tool_call",
     re.IGNORECASE,
 )
 _QUESTION_LABEL = re.compile(
@@ -50,8 +50,14 @@ _LABEL = re.compile(
 )
 _POINTS_BACK = re.compile(r"(?:it|they|this|that|these|those|he|she|which|and|but|or|so|otherwise)\b", re.IGNORECASE)
 _CODE = re.compile(r"\(\)|[=;{}]|::|->|^(?:async|def|class|import|from|return|if|for|while|with|assert) .*[:(]")
+# Said by whoever put the data together, not by a file: symbol lists, marks of what was left out.
+_REMARK = re.compile(
+    r"^\W*(?:(?:defines|cut|reference documentation):|the file does not say|and \d+ files more)|left out:"
+)
 _PATH_KEYS = ("path", "file_path", "file", "filename", "source")
-_TOLD_ABOUT_DATA = re.compile(r"reason|explanation|score|confidence|^id$|_id$", re.IGNORECASE)  # not from it
+_TOLD_ABOUT_DATA = re.compile(
+    r"query|question|reason|explanation|score|confidence|^id$|_id$", re.IGNORECASE
+)  # not from it
 _PATH_LIST_KEYS = ("files", "paths", "supporting_files", "source_documents")
 
 
@@ -243,7 +249,7 @@ def _clean(text: str) -> str:
 
 def _is_prose(sentence: str) -> bool:
     words = sentence.split()
-    if len(words) < _MIN_WORDS or _POINTS_BACK.match(sentence) or _CODE.search(sentence):
+    if len(words) < _MIN_WORDS or _POINTS_BACK.match(sentence) or _CODE.search(sentence) or _REMARK.search(sentence):
         return False
     plain = sum(character.isalpha() or character.isspace() for character in sentence)
     return plain >= 0.8 * len(sentence) and sum(word.rstrip(".,;:").isalpha() for word in words) >= len(words) / 2

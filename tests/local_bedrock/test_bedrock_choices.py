@@ -206,6 +206,24 @@ def test_tool_that_takes_the_answer_is_called_when_there_is_data() -> None:
     assert use.name == "respond"
 
 
+def test_tool_that_takes_the_answer_waits_for_the_tools_that_ask() -> None:
+    plan = decided(call_of(tools=[*PLANNING, RESPOND]))
+    assert {use.name for use in plan if isinstance(use, ToolUse)} == {
+        "get_codebase_context",
+        "get_documentation_context",
+    }
+
+
+def test_remarks_of_whoever_put_the_data_together_are_no_facts() -> None:
+    remarks = [
+        "intent: (the file does not say)",
+        "defines: start, stop, load, main and more",
+        "[cut: the rest did not fit]",
+    ]
+    data = "\n".join(["a/b.py", *remarks])
+    assert list(facts_in(data, None)) == []
+
+
 def test_answer_is_sentences_of_the_results_with_their_files() -> None:
     asked = {"toolUse": {"toolUseId": "a", "name": "get_codebase_context", "input": {"query": "q"}}}
     files = '{"relevant_files":[{"path":"shop/retry.py","intent":"Retries payments with a pause."}]}'
