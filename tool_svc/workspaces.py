@@ -6,7 +6,7 @@ Everything here blocks; callers run it in threads. All objects are thread-safe.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -14,12 +14,12 @@ from typing import Any
 
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from tool_svc.context.base import BaseContext, base_context
-from tool_svc.context.changes import codebase_changelog_context, documentation_changelog_context
-from tool_svc.context.codebase import codebase_context, expert_context
-from tool_svc.context.documentation import documentation_context
+from tool_svc.context.changes import CodebaseChangelogTool, DocumentationChangelogTool
+from tool_svc.context.codebase import CodebaseTool, ExpertTool
+from tool_svc.context.documentation import DocumentationTool
 from tool_svc.context.material import CountTokens, PreparedContext, estimate_tokens
-from tool_svc.context.request import ContextRequest, Prepare
 from tool_svc.context.scoped import ScopedView
+from tool_svc.context.tool import ContextRequest, ContextTool
 from tool_svc.index.parsers import FolderParser
 from tool_svc.index.refresh import WorkspaceIndex
 from tool_svc.index.view import IndexView
@@ -31,14 +31,13 @@ from tool_svc.workspace.scope import WHOLE, Scope
 from tool_svc.workspace.source import Listing
 from tool_svc.workspace.text import text_of
 
-CONTEXTS: Mapping[str, Prepare] = {
-    "coordinator_get_codebase_context": codebase_context,
-    "coordinator_get_codebase_changelog_context": codebase_changelog_context,
-    "coordinator_get_documentation_context": documentation_context,
-    "coordinator_get_documentation_changelog_context": documentation_changelog_context,
-    "coordinator_get_expert_architect_advice": expert_context,
-}
-"""How the context of each tool is prepared, by the tool's registered name."""
+CONTEXT_TOOLS: tuple[ContextTool, ...] = (
+    CodebaseTool(),
+    CodebaseChangelogTool(),
+    DocumentationTool(),
+    DocumentationChangelogTool(),
+    ExpertTool(),
+)
 
 DEFAULT_MAX_FILE_BYTES = 2 * 1024 * 1024
 DEFAULT_LOCK_TIMEOUT_S = 120.0
@@ -57,15 +56,19 @@ class Workspaces:
         roots: Mapping[str, str | Path],
         cache: Path,
         *,
+        tools: Iterable[ContextTool] = CONTEXT_TOOLS,
         max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
         lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
     ) -> None:
+        by_name = {tool.name: tool for tool in tools}
         self._workspaces = {}
         for name, root in roots.items():
             folder = Path(root).resolve()
             if not folder.is_dir():
                 raise invalid_field(f"workspaces.{name}", f"{folder} is not a folder")
-            self._workspaces[name] = _Workspace(folder, cache / _cache_name(folder), max_file_bytes, lock_timeout_s)
+            self._workspaces[name] = _Workspace(
+                folder, cache / _cache_name(folder), by_name, max_file_bytes, lock_timeout_s
+            )
 
     @property
     def names(self) -> list[str]:
@@ -100,8 +103,11 @@ class Workspaces:
 class _Workspace:
     """The parts that serve one root."""
 
-    def __init__(self, root: Path, cache: Path, max_file_bytes: int, lock_timeout_s: float) -> None:
+    def __init__(
+        self, root: Path, cache: Path, tools: Mapping[str, ContextTool], max_file_bytes: int, lock_timeout_s: float
+    ) -> None:
         self.root = root
+        self.tools = tools
         self.source = FilesystemSource(root, max_file_bytes=max_file_bytes)
         parser = FolderParser(root, max_file_bytes=max_file_bytes)
         self.index = WorkspaceIndex(self.source, parser, root, cache, lock_timeout_s=lock_timeout_s)
@@ -181,14 +187,14 @@ class WorkspaceSnapshot:
         token_budget: int,
         count_tokens: CountTokens = estimate_tokens,
     ) -> PreparedContext:
-        """What the LLM of one of the tools in `CONTEXTS` is shown for `query`, in at most `token_budget` tokens.
+        """What the LLM of `tool` is shown for `query`, in at most `token_budget` tokens.
 
-        Raises ServiceError TOOL_NOT_FOUND.
+        Raises ServiceError TOOL_NOT_FOUND for one that is not among the tools.
         """
-        prepare = CONTEXTS.get(tool)
-        if prepare is None:
-            raise ServiceError(ErrorReason.TOOL_NOT_FOUND, f"no context is prepared for {tool[:64]!r}")
-        return prepare(self.view, ContextRequest(query, token_budget, parameters or {}, count_tokens))
+        found = self._workspace.tools.get(tool)
+        if found is None:
+            raise ServiceError(ErrorReason.TOOL_NOT_FOUND, f"there is no tool {tool[:64]!r}")
+        return found.prepare(self.view, ContextRequest(query, token_budget, parameters or {}, count_tokens))
 
     def _refusal(self, path: str) -> Refusal | None:
         """Why a normal path is not read in this snapshot; None when it is."""
