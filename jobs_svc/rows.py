@@ -1,0 +1,224 @@
+"""Between rows of the tables and the domain's objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Row
+
+from jobs_svc.audit import AuditRecord
+from jobs_svc.events import Body, Event, Note, StateChange, Text
+from jobs_svc.job import AttemptError, Ending, Job, LiveJob, Phase, Stop
+from svc_common.endings import EndReason, JobState
+
+_STATE, _TEXT, _NOTE = 1, 2, 3
+
+LIVE_FIELDS = (
+    "id",
+    "root_id",
+    "parent_id",
+    "lane",
+    "create_time",
+    "deadline",
+    "max_attempts",
+    "phase",
+    "due_time",
+    "attempt",
+    "fencing_token",
+    "closed_token",
+    "report_number",
+    "worker_id",
+    "lease_expire_time",
+    "start_time",
+    "last_sequence",
+    "has_text",
+)
+live_values = attrgetter(*LIVE_FIELDS, "wake_time")
+LIVE_COLUMNS = (*LIVE_FIELDS, "wake_time")
+
+# What changes in the life of a row of `live`.
+STANDING_COLUMNS = LIVE_COLUMNS[LIVE_COLUMNS.index("phase") :]
+standing_values = attrgetter("id", *STANDING_COLUMNS)
+
+JOB_COLUMNS = (
+    "id",
+    "root_id",
+    "parent_id",
+    "tenant",
+    "kind",
+    "payload",
+    "priority",
+    "traceparent",
+    "labels",
+    "create_time",
+    "not_before",
+    "deadline",
+    "max_attempts",
+    "checkpoint",
+    "state",
+    "end_reason",
+    "is_partial",
+    "result",
+    "error_message",
+    "attempt",
+    "start_time",
+    "end_time",
+    "last_sequence",
+    "fencing_token",
+    "end_token",
+)
+ENDING_COLUMNS = JOB_COLUMNS[JOB_COLUMNS.index("state") :]
+
+EVENT_COLUMNS = ("root_id", "sequence", "first_sequence", "time", "job_id", "type", "name", "data", "pieces")
+STOP_COLUMNS = ("worker_id", "time", "job_id", "fencing_token", "reason")
+AUDIT_COLUMNS = ("root_id", "sequence", "time", "job_id", "record_json", "previous_hash", "hash")
+ATTEMPT_ERROR_COLUMNS = ("job_id", "time", "attempt", "reason", "message")
+
+
+def live_job(row: Sequence[Any]) -> LiveJob:
+    """From the columns of LIVE_FIELDS, in order."""
+    job = LiveJob(*row)
+    job.phase = Phase(job.phase)
+    return job
+
+
+def job_values(job: Job) -> tuple[Any, ...]:
+    return (
+        job.id,
+        job.root_id,
+        job.parent_id,
+        job.tenant,
+        job.kind,
+        job.payload,
+        job.priority,
+        job.traceparent,
+        json.dumps(dict(job.labels)) if job.labels else "",
+        job.create_time,
+        job.not_before,
+        job.deadline,
+        job.max_attempts,
+        b"",
+        0,
+        0,
+        False,
+        b"",
+        "",
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
+
+
+def job_of(row: Row[Any]) -> Job:
+    """From the columns of `jobs`. An unfinished job is returned as QUEUED; its standing is in `live`."""
+    return Job(
+        id=row.id,
+        root_id=row.root_id,
+        parent_id=row.parent_id,
+        tenant=row.tenant,
+        kind=row.kind,
+        payload=row.payload,
+        priority=row.priority,
+        traceparent=row.traceparent,
+        labels=json.loads(row.labels) if row.labels else {},
+        create_time=row.create_time,
+        not_before=row.not_before,
+        deadline=row.deadline,
+        max_attempts=row.max_attempts,
+        state=JobState(row.state) if row.state else JobState.QUEUED,
+        end_reason=EndReason(row.end_reason),
+        is_partial=bool(row.is_partial),
+        result=row.result,
+        error_message=row.error_message,
+        attempt=row.attempt,
+        checkpoint=row.checkpoint,
+        start_time=row.start_time,
+        end_time=row.end_time,
+        last_sequence=row.last_sequence,
+        fencing_token=row.fencing_token,
+        end_token=row.end_token,
+    )
+
+
+def ending_values(job: LiveJob, ending: Ending, end_time: int) -> tuple[Any, ...]:
+    """The id, then the columns of ENDING_COLUMNS."""
+    return (
+        job.id,
+        int(ending.state),
+        int(ending.reason),
+        ending.is_partial,
+        ending.result,
+        ending.message,
+        job.attempt,
+        job.start_time,
+        end_time,
+        job.last_sequence,
+        job.fencing_token,
+        ending.token,
+    )
+
+
+def event_values(event: Event) -> tuple[Any, ...]:
+    type_, name, data = _encoded(event.body)
+    pieces = ",".join(map(str, event.pieces)) if event.pieces else ""
+    return (
+        event.root_id, event.sequence, event.first_sequence, event.time, event.job_id, type_, name, data, pieces,
+    )  # fmt: skip
+
+
+def _encoded(body: Body) -> tuple[int, str, bytes]:
+    match body:
+        case StateChange():
+            content = (body.state, body.reason, body.is_partial, body.attempt, body.message)
+            return _STATE, body.kind, json.dumps(content).encode()
+        case Text():
+            return _TEXT, body.channel, body.text.encode()
+        case Note():
+            return _NOTE, body.type, body.data
+
+
+def event_of(row: Sequence[Any]) -> Event:
+    """From the columns of EVENT_COLUMNS."""
+    root_id, sequence, first_sequence, time, job_id, type_, name, data, pieces = row
+    body: Body
+    if type_ == _STATE:
+        state, reason, is_partial, attempt, message = json.loads(data)
+        body = StateChange(name, JobState(state), EndReason(reason), is_partial, attempt, message)
+    elif type_ == _TEXT:
+        body = Text(name, bytes(data).decode())
+    else:
+        body = Note(name, bytes(data))
+    lengths = tuple(map(int, pieces.split(","))) if pieces else ()
+    return Event(root_id, sequence, time, job_id, body, first_sequence, lengths)
+
+
+def stop_values(stop: Stop) -> tuple[Any, ...]:
+    return stop.worker_id, stop.time, stop.job_id, stop.fencing_token, int(stop.reason)
+
+
+def stop_of(row: Sequence[Any]) -> Stop:
+    """From the columns of STOP_COLUMNS."""
+    worker_id, time, job_id, fencing_token, reason = row
+    return Stop(worker_id, job_id, fencing_token, EndReason(reason), time)
+
+
+def attempt_error_values(job_id: str, error: AttemptError) -> tuple[Any, ...]:
+    return job_id, error.time, error.attempt, int(error.reason), error.message
+
+
+def attempt_errors_of(found: Iterable[Sequence[Any]]) -> dict[str, tuple[AttemptError, ...]]:
+    """By job id, from the columns of ATTEMPT_ERROR_COLUMNS, oldest first."""
+    out: dict[str, tuple[AttemptError, ...]] = {}
+    for job_id, time, attempt, reason, message in found:
+        out[job_id] = (*out.get(job_id, ()), AttemptError(attempt, EndReason(reason), message, time))
+    return out
+
+
+def audit_values(record: AuditRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in AUDIT_COLUMNS}

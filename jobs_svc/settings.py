@@ -1,0 +1,60 @@
+"""Settings of jobs_svc."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeInt
+from pydantic_settings import SettingsConfigDict
+
+from jobs_svc.policy import Policy
+from svc_common.settings import ServiceSettings
+from svc_common.times import MICROS
+
+
+class JobsSettings(ServiceSettings):
+    """The table `[jobs]`, and `DBP_JOBS_*` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="DBP_JOBS_")
+    table = "jobs"
+
+    listen: str = Field(
+        "127.0.0.1:8811",
+        pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$",
+        description="host:port; port 0 takes a free one",
+    )
+    database_url: str = Field(
+        "sqlite:///.dbp/jobs.sqlite", repr=False, description="sqlite:///path of a file, or postgresql://..."
+    )
+    lease_seconds: float = Field(
+        6.0,
+        ge=0.1,
+        le=3600,
+        description="how long a lease lasts without a report; a killed worker's jobs wait this long",
+    )
+    retry_delay_seconds: float = Field(
+        0.5, ge=0, le=3600, description="delay after a job's first failed attempt; it doubles with each further one"
+    )
+    max_retry_delay_seconds: float = Field(30.0, ge=0, le=86400, description="longest delay between attempts")
+    max_attempts: int = Field(3, ge=1, le=20, description="attempts at jobs that do not say how many they may have")
+    kind_limits: dict[str, NonNegativeInt] = Field(
+        default_factory=dict,
+        description='jobs of a kind that may run at once, e.g. {"read_files": 8}; "*": each other kind',
+    )
+    tenant_limits: dict[str, NonNegativeInt] = Field(
+        default_factory=dict, description="jobs of a kind that may run at once for each tenant, in the same form"
+    )
+
+    def policy(self) -> Policy:
+        lease = _micros(self.lease_seconds)
+        return Policy(
+            lease_time=lease,
+            heartbeat_interval=lease // 3,
+            retry_delay=_micros(self.retry_delay_seconds),
+            max_retry_delay=_micros(self.max_retry_delay_seconds),
+            default_max_attempts=self.max_attempts,
+            kind_limits=self.kind_limits,
+            tenant_limits=self.tenant_limits,
+        )
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * MICROS)

@@ -1,0 +1,50 @@
+"""The queue's store: batches of operations, each batch one transaction and one writer at a time, on SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from jobs_svc.policy import Policy
+from jobs_svc.reads import Reads
+from jobs_svc.statements import Statements
+from jobs_svc.transaction import Changes, Operation, Transaction
+from svc_common.store import Database
+from svc_common.times import Clock
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Store:
+    """`on_commit` is called in the writing thread, after each commit and before its results are known."""
+
+    def __init__(self, database: Database, policy: Policy, clock: Clock, on_commit: Callable[[Changes], None]) -> None:
+        self._database = database
+        self._policy = policy
+        self._clock = clock
+        self._on_commit = on_commit
+        self._statements = Statements(is_sqlite=database.is_sqlite)
+        self._last_time = 0
+        self.reads = Reads(database, self._statements)
+
+    def execute(self, ops: Sequence[Operation]) -> Sequence[Any]:
+        """Does a batch of operations in one transaction; for `GroupCommitter`."""
+
+        def work(connection: Connection) -> tuple[list[Any], Changes]:
+            if not self._database.is_sqlite:
+                connection.execute(self._statements.writers_turn)
+            now = self._clock()
+            # Each job gets an age of its own, also within a microsecond.
+            times = count(max(now, self._last_time + 1))
+            transaction = Transaction(connection, self._statements, self._policy, now, times)
+            results = transaction.run(ops)
+            self._last_time = next(times) - 1
+            return results, transaction.changes
+
+        results, changes = self._database.write(work)
+        self._on_commit(changes)
+        return results
