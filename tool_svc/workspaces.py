@@ -6,20 +6,15 @@ Everything here blocks; callers run it in threads. All objects are thread-safe.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from tool_svc.context.base import BaseContext, base_context
-from tool_svc.context.changes import CodebaseChangelogTool, DocumentationChangelogTool
-from tool_svc.context.codebase import CodebaseTool, ExpertTool
-from tool_svc.context.documentation import DocumentationTool
-from tool_svc.context.material import CountTokens, PreparedContext, estimate_tokens
+from tool_svc.context.material import CountTokens, estimate_tokens
 from tool_svc.context.scoped import ScopedView
-from tool_svc.context.tool import ContextRequest, ContextTool
 from tool_svc.index.parsers import FolderParser
 from tool_svc.index.refresh import WorkspaceIndex
 from tool_svc.index.view import IndexView
@@ -30,14 +25,6 @@ from tool_svc.workspace.refusal import NOT_FOUND, OUT_OF_SCOPE, Refusal, Refusal
 from tool_svc.workspace.scope import WHOLE, Scope
 from tool_svc.workspace.source import Listing
 from tool_svc.workspace.text import text_of
-
-CONTEXT_TOOLS: tuple[ContextTool, ...] = (
-    CodebaseTool(),
-    CodebaseChangelogTool(),
-    DocumentationTool(),
-    DocumentationChangelogTool(),
-    ExpertTool(),
-)
 
 DEFAULT_MAX_FILE_BYTES = 2 * 1024 * 1024
 DEFAULT_LOCK_TIMEOUT_S = 120.0
@@ -56,19 +43,15 @@ class Workspaces:
         roots: Mapping[str, str | Path],
         cache: Path,
         *,
-        tools: Iterable[ContextTool] = CONTEXT_TOOLS,
         max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
         lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
     ) -> None:
-        by_name = {tool.name: tool for tool in tools}
         self._workspaces = {}
         for name, root in roots.items():
             folder = Path(root).resolve()
             if not folder.is_dir():
                 raise invalid_field(f"workspaces.{name}", f"{folder} is not a folder")
-            self._workspaces[name] = _Workspace(
-                folder, cache / _cache_name(folder), by_name, max_file_bytes, lock_timeout_s
-            )
+            self._workspaces[name] = _Workspace(folder, cache / _cache_name(folder), max_file_bytes, lock_timeout_s)
 
     @property
     def names(self) -> list[str]:
@@ -103,11 +86,8 @@ class Workspaces:
 class _Workspace:
     """The parts that serve one root."""
 
-    def __init__(
-        self, root: Path, cache: Path, tools: Mapping[str, ContextTool], max_file_bytes: int, lock_timeout_s: float
-    ) -> None:
+    def __init__(self, root: Path, cache: Path, max_file_bytes: int, lock_timeout_s: float) -> None:
         self.root = root
-        self.tools = tools
         self.source = FilesystemSource(root, max_file_bytes=max_file_bytes)
         parser = FolderParser(root, max_file_bytes=max_file_bytes)
         self.index = WorkspaceIndex(self.source, parser, root, cache, lock_timeout_s=lock_timeout_s)
@@ -123,14 +103,14 @@ class WorkspaceSnapshot:
     """One state of a workspace, as long as this object lives or until `close`. Also a context manager.
 
     `id` names the state: `git:<commit>+<hash over paths and contents>`, or `files:<hash>` where there is no commit.
-    `view` is the state as context preparation sees it, `root` the folder.
+    `view` is the state as context preparation sees it, `root` the folder, `scope` what it is narrowed to.
     """
 
     def __init__(self, workspace: _Workspace, index: IndexView, listing: Listing, scope: Scope) -> None:
         self._workspace = workspace
         self._index = index
         self._skipped = listing.skipped
-        self._scope = scope
+        self.scope = scope
         self.id = index.id
         self.root = workspace.root
         self.view = ScopedView(index, scope, self._text)
@@ -161,7 +141,7 @@ class WorkspaceSnapshot:
     def skipped(self) -> dict[str, Refusal]:
         """Files and directories in scope that are not read, with the reason."""
         refused = {path: Refusal(RefusalCode(code), _WITHHELD) for path, code in self._index.refusals().items()}
-        return {path: refusal for path, refusal in {**self._skipped, **refused}.items() if self._scope.holds(path)}
+        return {path: refusal for path, refusal in {**self._skipped, **refused}.items() if self.scope.holds(path)}
 
     def read_files(self, paths: Sequence[str], *, max_bytes_per_file: int = 0) -> FilesRead:
         """Texts of files in scope, at most 100. `max_bytes_per_file`: 0 is the default of 64 KiB; 1 MiB is the most."""
@@ -178,29 +158,11 @@ class WorkspaceSnapshot:
             self.view, now, max_paths=max_paths, business_tokens=BUSINESS_TOKENS, count_tokens=count_tokens
         )
 
-    def prepare(
-        self,
-        tool: str,
-        query: str,
-        parameters: Mapping[str, Any] | None = None,
-        *,
-        token_budget: int,
-        count_tokens: CountTokens = estimate_tokens,
-    ) -> PreparedContext:
-        """What the LLM of `tool` is shown for `query`, in at most `token_budget` tokens.
-
-        Raises ServiceError TOOL_NOT_FOUND for one that is not among the tools.
-        """
-        found = self._workspace.tools.get(tool)
-        if found is None:
-            raise ServiceError(ErrorReason.TOOL_NOT_FOUND, f"there is no tool {tool[:64]!r}")
-        return found.prepare(self.view, ContextRequest(query, token_budget, parameters or {}, count_tokens))
-
     def _refusal(self, path: str) -> Refusal | None:
         """Why a normal path is not read in this snapshot; None when it is."""
         if self.holds(path):
             return None
-        if not self._scope.holds(path):
+        if not self.scope.holds(path):
             return OUT_OF_SCOPE
         code = self._index.refusals().get(path)
         if code is not None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar
 
 from tool_svc.context.material import Filling, PreparedContext, fill
+from tool_svc.context.request import ContextRequest
 from tool_svc.context.scoped import ScopedView
-from tool_svc.context.tool import QUERY_SCHEMA, ContextRequest
 from tool_svc.index.changelogs import ChangeEntry
 from tool_svc.index.languages import MARKDOWN_CHANGELOG, Role
 from tool_svc.index.view import Change
@@ -29,35 +28,25 @@ class _DatedBlock:
     body: str
 
 
-class CodebaseChangelogTool:
+def codebase_changelog_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
     """Every entry of the headers' change histories with its file, newest first; the git history where no header has one."""
-
-    name: ClassVar[str] = "coordinator_get_codebase_changelog_context"
-    parameters_schema: ClassVar[Mapping[str, Any]] = QUERY_SCHEMA
-    new_path_fields: ClassVar[frozenset[str]] = frozenset()
-
-    def prepare(self, view: ScopedView, request: ContextRequest) -> PreparedContext:
-        """See `ContextTool`."""
-        blocks = _entries(view, Role.CODE) or _commits(view, lambda path: view.files[path].role is Role.CODE)
-        filling = _newest_that_fit(blocks, request)
-        return filling.prepared(view.id, len(view.files), {"query": request.query, "change_entries": filling.text()})
+    blocks = _entries(view, Role.CODE) or _commits(view, lambda path: view.files[path].role is Role.CODE)
+    filling = _newest_that_fit(blocks, request)
+    return filling.prepared(view.id, len(view.files), {"query": request.query, "change_entries": filling.text()})
 
 
-class DocumentationChangelogTool:
-    """Every change log entry in order of time: those of MARKDOWN_CHANGELOG.md, else release notes and commits to documents."""
+def documentation_changelog_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
+    """Every change log entry in order of time: those of MARKDOWN_CHANGELOG.md, else release notes and commits to
+    documents.
 
-    name: ClassVar[str] = "coordinator_get_documentation_changelog_context"
-    parameters_schema: ClassVar[Mapping[str, Any]] = QUERY_SCHEMA
-    new_path_fields: ClassVar[frozenset[str]] = frozenset()
-
-    def prepare(self, view: ScopedView, request: ContextRequest) -> PreparedContext:
-        """See `ContextTool`. When not all fits, the oldest entries are left out."""
-        blocks = _markdown_entries(view) or _entries(view, Role.CHANGELOG) + _commits(
-            view, lambda path: view.files[path].role in {Role.DOCUMENT, Role.CHANGELOG}
-        )
-        filling = _newest_that_fit(blocks, request)
-        filling.blocks.reverse()
-        return filling.prepared(view.id, len(view.files), {"query": request.query, "changelog_entries": filling.text()})
+    When not all fits, the oldest entries are left out.
+    """
+    blocks = _markdown_entries(view) or _entries(view, Role.CHANGELOG) + _commits(
+        view, lambda path: view.files[path].role in {Role.DOCUMENT, Role.CHANGELOG}
+    )
+    filling = _newest_that_fit(blocks, request)
+    filling.blocks.reverse()
+    return filling.prepared(view.id, len(view.files), {"query": request.query, "changelog_entries": filling.text()})
 
 
 def _markdown_entries(view: ScopedView) -> list[_DatedBlock]:

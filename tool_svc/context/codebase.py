@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, ClassVar
 
 from tool_svc.context.material import Filling, PreparedContext, fill
+from tool_svc.context.request import ContextRequest
 from tool_svc.context.scoped import ScopedView
-from tool_svc.context.tool import QUERY_SCHEMA, ContextRequest
 from tool_svc.index.headers import INTENT, REFERENCES, SECTIONS, Compliance
 from tool_svc.index.languages import Role
 from tool_svc.index.parse import FileFacts
@@ -19,31 +18,17 @@ SHOWN_SYMBOLS = 40
 _SHARE_OF_ONE = 0.25
 
 
-class CodebaseTool:
+def codebase_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
     """Intent, references and symbols of source files, the relevant ones first, with the header statistics of the scope."""
-
-    name: ClassVar[str] = "coordinator_get_codebase_context"
-    parameters_schema: ClassVar[Mapping[str, Any]] = QUERY_SCHEMA
-    new_path_fields: ClassVar[frozenset[str]] = frozenset({"suggested_implementation_locations"})
-
-    def prepare(self, view: ScopedView, request: ContextRequest) -> PreparedContext:
-        """See `ContextTool`."""
-        filling = _fill_with(view, request, summary)
-        values = {"query": request.query, "file_headers": filling.text()} | compliance_values(view.of_roles(Role.CODE))
-        return filling.prepared(view.id, len(view.files), values)
+    filling = _fill_with(view, request, summary)
+    values = {"query": request.query, "file_headers": filling.text()} | compliance_values(view.of_roles(Role.CODE))
+    return filling.prepared(view.id, len(view.files), values)
 
 
-class ExpertTool:
-    """Every section of every header in scope, the relevant files first. It reads the files themselves by `read_files`."""
-
-    name: ClassVar[str] = "coordinator_get_expert_architect_advice"
-    parameters_schema: ClassVar[Mapping[str, Any]] = QUERY_SCHEMA
-    new_path_fields: ClassVar[frozenset[str]] = frozenset({"architectural_recommendation", "alternatives_considered"})
-
-    def prepare(self, view: ScopedView, request: ContextRequest) -> PreparedContext:
-        """See `ContextTool`."""
-        filling = _fill_with(view, request, all_sections)
-        return filling.prepared(view.id, len(view.files), {"query": request.query, "file_headers": filling.text()})
+def expert_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
+    """Every section of every header in scope, the relevant files first."""
+    filling = _fill_with(view, request, all_sections)
+    return filling.prepared(view.id, len(view.files), {"query": request.query, "file_headers": filling.text()})
 
 
 def compliance_values(files: Iterable[IndexedFile]) -> dict[str, str]:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, ClassVar
 
 from tool_svc.context.material import PreparedContext, fill
+from tool_svc.context.request import ContextRequest
 from tool_svc.context.scoped import ScopedView
-from tool_svc.context.tool import QUERY_SCHEMA, ContextRequest
 from tool_svc.index.languages import DOCUMENT_RELATIONSHIPS, Role
 
 _SHARE_OF_ONE = 0.5
 
 
-class DocumentationTool:
-    """Texts of documents: DOCUMENT_RELATIONSHIPS.md always, then the relevant ones first. Change logs are not among them."""
+def documentation_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
+    """Texts of documents: DOCUMENT_RELATIONSHIPS.md always, then the relevant ones first.
 
-    name: ClassVar[str] = "coordinator_get_documentation_context"
-    parameters_schema: ClassVar[Mapping[str, Any]] = QUERY_SCHEMA
-    new_path_fields: ClassVar[frozenset[str]] = frozenset()
-
-    def prepare(self, view: ScopedView, request: ContextRequest) -> PreparedContext:
-        """See `ContextTool`."""
-        candidates = ((path, partial(view.text, path)) for path in _documents(view, request.query))
-        filling = fill(candidates, request.token_budget, request.count_tokens, share=_SHARE_OF_ONE)
-        values = {"query": request.query, "documentation_files": filling.text()}
-        return filling.prepared(view.id, len(view.files), values)
+    Change logs are not among them.
+    """
+    candidates = ((path, partial(view.text, path)) for path in _documents(view, request.query))
+    filling = fill(candidates, request.token_budget, request.count_tokens, share=_SHARE_OF_ONE)
+    return filling.prepared(view.id, len(view.files), {"query": request.query, "documentation_files": filling.text()})
 
 
 def _documents(view: ScopedView, query: str) -> Iterator[str]:
