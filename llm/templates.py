@@ -50,6 +50,7 @@ COORDINATOR_PLACEHOLDERS = frozenset(
 _PLACEHOLDER = re.compile(r"\{\{([^{}\n]*)\}\}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _BLOCK_PLACEHOLDER = re.compile(r"^[ \t]*\{\{([a-z][a-z0-9_]*)\}\}[ \t]*$", re.MULTILINE)
+_LABEL_AT_END = re.compile(r"[^\n]*:[ \t]*\n+\Z")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _CODE_BLOCK = re.compile(r"^```json[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 _VERSION = re.compile(r"\**Version:?\**:?\s*(\S+)", re.IGNORECASE)
@@ -82,7 +83,8 @@ class Template:
         """The first user message, one piece per fence and per stretch of text between fences.
 
         A value of type `Fenced` on a line of its own is put in as it is, any other is fenced under its placeholder's name; an empty
-        one is left out with its line. Raises ValueError when the values are not those of the placeholders.
+        one is left out together with a label (a line that ends in a colon) right above it. Raises ValueError when the values are
+        not those of the placeholders.
         """
         if missing := self.placeholders - set(values):
             raise ValueError(f"template {self.name}: no value for {', '.join(sorted(missing))}")
@@ -91,9 +93,12 @@ class Template:
         pieces: list[str] = []
         end = 0
         for match in _BLOCK_PLACEHOLDER.finditer(self.user_format):
-            pieces.append(_with_inline_values(self.user_format[end : match.start()], values))
+            before = _with_inline_values(self.user_format[end : match.start()], values)
             value = values[match[1]]
-            pieces.append(value if isinstance(value, Fenced) or not value.strip() else fence(match[1], value))
+            if value.strip():
+                pieces += [before, value if isinstance(value, Fenced) else fence(match[1], value)]
+            else:
+                pieces.append(_LABEL_AT_END.sub("", before))
             end = match.end()
         pieces.append(_with_inline_values(self.user_format[end:], values))
         return [piece.strip("\n") for piece in pieces if piece.strip()]
@@ -123,7 +128,7 @@ def load_template(path: Path, known_placeholders: Collection[str]) -> Template:
             raise TemplateError(path, at, f"placeholder {found[0]} outside of the section 'User Query Format'")
     body_start = starts["User Query Format"][1]
     used = _placeholders(path, text, sections["User Query Format"], body_start, known_placeholders)
-    if "query" not in used:
+    if "query" in known_placeholders and "query" not in used:
         raise TemplateError(path, line_of(text, body_start), "the user's {{query}} is nowhere in 'User Query Format'")
     prose, schema = _response_format(path, text, starts["Response Format"][1], starts["Response Format"][2])
     system = "\n\n".join(
