@@ -66,9 +66,7 @@ class Workspaces:
         self._workspace(name).refresh()
 
     def snapshot(self, name: str, scope: Scope = WHOLE) -> WorkspaceSnapshot:
-        """A workspace as the last refresh saw it, narrowed to `scope`; refreshes it when nothing did yet. Raises as
-        `refresh`.
-        """
+        """A workspace as the last refresh saw it, narrowed to `scope`; the first call refreshes. Raises as `refresh`."""
         workspace = self._workspace(name)
         listing = workspace.listing or workspace.refresh()
         return WorkspaceSnapshot(workspace, workspace.index.view(), listing, scope)
