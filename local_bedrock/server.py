@@ -268,7 +268,7 @@ def _counted_body(body: Mapping[str, Json], model_id: str) -> Mapping[str, Json]
 def _json_object(data: bytes) -> dict[str, Json]:
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise invalid("Malformed input request: the body is not JSON.") from None
     if not isinstance(value, dict):
         raise invalid("Malformed input request: the body must be an object.")

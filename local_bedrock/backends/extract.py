@@ -18,6 +18,7 @@ MAX_SENTENCE_CHARS = 220
 MAX_QUESTION_CHARS = 300
 
 _MIN_WORDS = 4
+_MAX_JSON_DEPTH = 30
 _WRAPPED_LINE_CHARS = 60  # a line at least this long that ends no sentence goes on in the next
 _EXTENSION = re.compile(
     "py|pyi|md|rst|txt|toml|yaml|yml|json|cfg|ini|sh|sql|proto|js|jsx|ts|tsx|go|rs|java|kt|rb|c|h|cc|cpp|hpp|cs|html|css|"
@@ -26,7 +27,7 @@ _EXTENSION = re.compile(
 _BARE_FILES = frozenset({"Makefile", "Dockerfile", "LICENSE", "README", "CHANGELOG"})
 _PATH_TOKEN = re.compile(r"[\w@+./-]+")
 _FOLDER_FILE = re.compile(r"[\w@+.-]*[\w+-]\.[A-Za-z]\w{0,5}")
-_DATA = re.compile(r"<data\b(?P<attributes>[^>]*)>(?P<body>.*?)</data>", re.DOTALL)
+_TAG = re.compile(r"<data\b(?P<attributes>[^<>]*)>|</data>")
 _ATTRIBUTE = re.compile(r"(\w+)\s*=\s*[\"']([^\"']*)[\"']")
 _QUESTION_NAME = re.compile(r"(user_?)?(query|question|request)", re.IGNORECASE)
 # Fences that say how to work and not what to answer from; the question is one of them.
@@ -35,7 +36,7 @@ _NOT_MATERIAL = re.compile(
     re.IGNORECASE,
 )
 _QUESTION_LABEL = re.compile(
-    r"^\W*(?:user )?(?:query|question)\W*:\s*(?P<question>\S.*)$", re.IGNORECASE | re.MULTILINE
+    r"^[^\w\n]*(?:user )?(?:query|question)\W*:\s*(?P<question>\S.*)$", re.IGNORECASE | re.MULTILINE
 )
 _DATED = re.compile(r"\d{4}-\d\d-\d\d\S*\s*[:|-]?\s*")
 _LINE_START = re.compile(
@@ -82,7 +83,7 @@ def extract(call: ModelCall) -> Material:
     """The material of a call: the newest tool results first, then fenced data anywhere in it."""
     texts = [block.text for block in call.system if isinstance(block, Text)]
     texts += [block.text for m in call.messages for block in m.content if isinstance(block, Text) and m.role == "user"]
-    fences = [fence for text in texts for fence in _fences(text)]
+    fences = [fence for text in texts for fence in _split(text)[0]]
     questions = [body for given, body in fences if _QUESTION_NAME.fullmatch(given.get("name", ""))]
     question = questions[0] if questions else _plain_question(call)
     results = [result.text for result in reversed(call.all_tool_results) if not result.is_error]
@@ -112,12 +113,9 @@ def path_in(text: str) -> str | None:
 
 def facts_in(text: str, path: str | None) -> Iterator[Fact]:
     """The facts of one piece of material, JSON or text; `path` owns what no nearer path does."""
-    stripped = text.strip()
-    if stripped[:1] in ("{", "["):
-        try:
-            yield from _json_facts(json.loads(stripped), path)
-        except ValueError:  # several JSON parts, or text that only begins like JSON
-            yield from _text_facts(text, path)
+    parsed = _parse_json(text)
+    if parsed is not None:
+        yield from _json_facts(parsed, path, 0)
     else:
         yield from _text_facts(text, path)
 
@@ -135,9 +133,21 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rsplit(" ", 1)[0] + "…"
 
 
-def _fences(text: str) -> list[tuple[dict[str, str], str]]:
-    """Attributes and body of each fence of a text."""
-    return [(dict(_ATTRIBUTE.findall(match["attributes"])), match["body"]) for match in _DATA.finditer(text)]
+def _split(text: str) -> tuple[list[tuple[dict[str, str], str]], str]:
+    """Attributes and body of each fence of a text, and the text outside of them."""
+    fences = []
+    outside = []
+    opened: re.Match[str] | None = None
+    end = 0
+    for tag in _TAG.finditer(text):
+        if opened is None and tag["attributes"] is not None:
+            outside.append(text[end : tag.start()])
+            opened = tag
+        elif opened is not None and tag["attributes"] is None:
+            fences.append((dict(_ATTRIBUTE.findall(opened["attributes"])), text[opened.end() : tag.start()]))
+            end = tag.end()
+            opened = None
+    return fences, "".join([*outside, text[end:]] if opened is None else outside)
 
 
 def _source(attributes: dict[str, str], body: str) -> tuple[str, str | None]:
@@ -146,7 +156,7 @@ def _source(attributes: dict[str, str], body: str) -> tuple[str, str | None]:
 
 
 def _sources_in_result(text: str) -> list[tuple[str, str | None]]:
-    return [_source(given, body) for given, body in _fences(text)] or [(text, None)]
+    return [_source(given, body) for given, body in _split(text)[0]] or [(text, None)]
 
 
 def _is_path(token: str) -> bool:
@@ -165,25 +175,39 @@ def _plain_question(call: ModelCall) -> str:
     """The question where it is not fenced: in the first user message, after a label if there is one."""
     for message in call.messages:
         text = "\n".join(block.text for block in message.content if isinstance(block, Text))
-        outside = _DATA.sub("", text).strip()
+        outside = _split(text)[1].strip()
         if message.role == "user" and outside:
             labelled = _QUESTION_LABEL.search(outside)
             return labelled["question"] if labelled else outside
     return ""
 
 
-def _json_facts(value: Json, path: str | None) -> Iterator[Fact]:
+def _parse_json(text: str) -> Json:
+    """The object or array a text is; None for a text that only begins like one."""
+    stripped = text.strip()
+    if stripped[:1] not in ("{", "["):
+        return None
+    try:
+        parsed: Json = json.loads(stripped)
+    except (ValueError, RecursionError):
+        return None
+    return parsed
+
+
+def _json_facts(value: Json, path: str | None, depth: int) -> Iterator[Fact]:
+    if depth > _MAX_JSON_DEPTH:
+        return
     match value:
         case dict():
             own = _owner_in(value) or path
             for key, entry in value.items():
                 if key not in _PATH_KEYS and not _TOLD_ABOUT_DATA.search(key):
-                    yield from _json_facts(entry, own)
+                    yield from _json_facts(entry, own, depth + 1)
         case list():
             for entry in value:
-                yield from _json_facts(entry, path)
+                yield from _json_facts(entry, path, depth + 1)
         case str():
-            yield from facts_in(value, path)
+            yield from _text_facts(value, path)
 
 
 def _owner_in(entry: dict[str, Json]) -> str | None:
@@ -198,12 +222,10 @@ def _owner_in(entry: dict[str, Json]) -> str | None:
 def _text_facts(text: str, path: str | None) -> Iterator[Fact]:
     owner = path
     for paragraph in _paragraphs(text.splitlines()):
-        if paragraph[:1] in ("{", "["):
-            try:
-                yield from _json_facts(json.loads(paragraph), owner)
-                continue
-            except ValueError:
-                pass  # a line of text that only begins like JSON
+        parsed = _parse_json(paragraph)
+        if parsed is not None:
+            yield from _json_facts(parsed, owner, 0)
+            continue
         found, rest = _owning_path(paragraph)
         owner = found or owner
         for sentence in sentences(rest):
@@ -227,19 +249,20 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _owning_path(line: str) -> tuple[str | None, str]:
-    """The path a line begins with, if it owns what follows, and the rest of the line."""
+    """The path a line begins with, if it owns what follows, and the rest of the line. Of a list of paths the first one owns."""
     dated = _DATED.match(line)
     start = dated.end() if dated else 0
-    opened = _LINE_START.match(line, start)
-    start = opened.end() if opened else start
-    token = _PATH_TOKEN.match(line, start)
-    if token is None or not _is_path(path := token[0].removeprefix("./").rstrip("./-")):
-        return None, line
-    after = _AFTER_PATH.match(line, token.end())
-    if after is None:
-        return None, line
-    rest = line[after.end() :]
-    return path, _owning_path(rest)[1] if "," in after[0] else rest  # a list of paths: the first one owns
+    owner = None
+    while True:
+        opened = _LINE_START.match(line, start)
+        token = _PATH_TOKEN.match(line, opened.end() if opened else start)
+        after = _AFTER_PATH.match(line, token.end()) if token else None
+        if token is None or after is None or not _is_path(path := token[0].removeprefix("./").rstrip("./-")):
+            return owner, line[start:] if owner else line
+        owner = owner or path
+        start = after.end()
+        if "," not in after[0]:
+            return owner, line[start:]
 
 
 def _clean(text: str) -> str:

@@ -159,6 +159,11 @@ def test_any_text_can_be_read(text: str) -> None:
     assert scores(text, [text, "other"])[1:] == scores(text, ["other", text])[:1]
 
 
+@pytest.mark.parametrize("piece", ["<data ", "<data>", "a/", "- ", "\n", "x.py, ", "[", "2026-01-01 "])
+def test_hostile_text_is_read_as_fast_as_any(piece: str) -> None:
+    extract(call_of(question=piece * 20_000 + "?", data=piece * 20_000))  # quadratic time would run into the timeout
+
+
 def test_ranking_prefers_shared_rare_words_whatever_their_ending() -> None:
     texts = ["The house has a door and a house.", "Retrying a payment in the house.", "Nothing of the kind."]
     assert best_first(scores("How are payments retried in the house?", texts))[0] == 1
