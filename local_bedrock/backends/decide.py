@@ -69,6 +69,8 @@ def decide(call: ModelCall, material: Material, chooser_for: ChooserFor, count: 
         if planned:
             each = call.max_tokens // len(planned)
             return [_tool_use(tool, material, chooser_for, count, each) for tool in planned]
+    if choice.mode == "any":
+        return [_tool_use((*answering, *call.offered_tools)[0], material, chooser_for, count, call.max_tokens)]
     return [Text(_answer(material, chooser_for))]
 
 

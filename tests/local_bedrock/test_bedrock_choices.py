@@ -219,6 +219,13 @@ def test_tool_that_takes_the_answer_waits_for_the_tools_that_ask() -> None:
     }
 
 
+@pytest.mark.parametrize("tools", [[RESPOND], [READ_FILES], PLANNING])
+@pytest.mark.parametrize("data", [HEADERS, "-"])
+def test_call_that_must_use_a_tool_does(tools: list[Any], data: str) -> None:
+    blocks = decided(call_of(data=data, tools=tools, toolConfig={"toolChoice": {"any": {}}}))
+    assert all(isinstance(block, ToolUse) for block in blocks)
+
+
 def test_remarks_of_whoever_put_the_data_together_are_no_facts() -> None:
     remarks = [
         "intent: (the file does not say)",
