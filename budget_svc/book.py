@@ -7,12 +7,13 @@ nothing, except that a lease whose end it noticed has ended.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from budget_svc import charges
-from budget_svc.budgets import Budget, NewBudget, admit, check_limit, held
+from budget_svc.budgets import Budget, NewBudget, TransientDenial, admit, check_limit, held
 from budget_svc.charges import Charge, ChargeState, Step
 from budget_svc.ledger import Cause, Change, Entry
 from budget_svc.operations import (
@@ -24,12 +25,14 @@ from budget_svc.operations import (
     Release,
     Renew,
     Reserve,
+    ReserveInTurn,
     Settle,
 )
+from budget_svc.rates import Quotas, RateWindow
 from budget_svc.tenants import Tenants
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 
-Value: TypeAlias = "Charge | Budget | list[Budget] | None"
+Value: TypeAlias = "Charge | Budget | list[Budget] | list[Charge | ServiceError]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,34 @@ class Outcome:
     passed: tuple[str, ...] = ()
 
 
-class Book:
-    """`budgets` must hold every budget that an operation names, with all above it, and `charges` every charge, if they exist."""
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the settings say about tenants and models."""
 
-    def __init__(self, now: int, tenants: Tenants, budgets: Iterable[Budget], known: Iterable[Charge]) -> None:
+    tenants: Tenants
+    quotas: Quotas
+
+
+class Book:
+    """`budgets` must hold every budget that an operation names, with all above it, `known` every charge, and `windows` the rates of
+    their models, as far as they exist."""
+
+    def __init__(
+        self,
+        now: int,
+        policy: Policy,
+        budgets: Iterable[Budget],
+        known: Iterable[Charge],
+        windows: Iterable[RateWindow] = (),
+    ) -> None:
         self.now = now
-        self._tenants = tenants
+        self._tenants = policy.tenants
+        self._quotas = policy.quotas
         self.budgets = {budget.id: budget for budget in budgets}
         self.charges = {charge.id: charge for charge in known}
+        self.windows = {window.model_id: window for window in windows}
+        self.new_windows: set[str] = set()
+        self.changed_windows: set[str] = set()
         self.new_budgets: dict[str, Budget] = {}
         self.changed_budgets: set[str] = set()
         self.new_charges: set[str] = set()
@@ -67,7 +90,9 @@ class Book:
     def _apply(self, operation: Operation) -> Value:
         match operation:
             case Reserve():
-                return self._reserve(operation)
+                return self._reserve(operation, operation.yields_to)
+            case ReserveInTurn(reserves):
+                return self._reserve_in_turn(reserves)
             case Settle(charge_id, usage):
                 charge = self._charge(charge_id)
                 if charge.state is ChargeState.RESERVED:
@@ -173,15 +198,29 @@ class Book:
             return known
         raise ServiceError(ErrorReason.CHARGE_NOT_FOUND, f"no charge {charge_id!r}", metadata={"charge_id": charge_id})
 
-    def _reserve(self, operation: Reserve) -> Charge:
+    def _reserve_in_turn(self, reserves: Iterable[Reserve]) -> list[Charge | ServiceError]:
+        waiting: set[str] = set()
+        results: list[Charge | ServiceError] = []
+        for operation in reserves:
+            try:
+                results.append(self._reserve(operation, operation.yields_to | waiting))
+            except TransientDenial as denial:
+                waiting.add(denial.level)
+                results.append(denial)
+            except ServiceError as error:
+                results.append(error)
+        return results
+
+    def _reserve(self, operation: Reserve, yields_to: AbstractSet[str]) -> Charge:
         if known := self.charges.get(operation.charge_id):
             return self._reserve_again(known, operation)
         ask = operation.ask
         path = self._path(self._budget(operation.budget_id))
         admit(path, ask, self.now)
         for budget in path:
-            if budget.id in operation.yields_to:
+            if budget.id in yields_to:
                 raise held(budget, ask, f"others wait for room in budget {budget.id!r}")
+        self._take_rate(operation, ask.tokens, yields_to)
         charge = Charge(
             id=operation.charge_id,
             budget_id=operation.budget_id,
@@ -240,10 +279,42 @@ class Book:
             return before
         if change is not None:
             self._post(after, change, self._path(self.budgets[after.budget_id]))
+            self._give_rate_back(before, after)
         self.charges[after.id] = after
         if after.id not in self.new_charges:
             self.changed_charges.add(after.id)
         return after
+
+    # Rates of models
+
+    def _take_rate(self, operation: Reserve, tokens: int, yields_to: AbstractSet[str]) -> None:
+        found = self._quotas.find(operation.model_id)
+        if found is None:
+            return
+        model_id, quota = found
+        window = self.windows.get(model_id) or RateWindow(model_id)
+        if window.level in yields_to:
+            raise window.others_wait()
+        window.take(quota, tokens, self.now)
+        if model_id not in self.windows:
+            self.windows[model_id] = window
+            self.new_windows.add(model_id)
+        self.changed_windows.add(model_id)
+
+    def _give_rate_back(self, before: Charge, after: Charge) -> None:
+        """A call that was never sent counts for nothing, one that was for what it used."""
+        found = self._quotas.find(after.model_id)
+        window = found and self.windows.get(found[0])
+        if not window or not before.state.is_open:
+            return
+        if after.state is ChargeState.RELEASED:
+            window.give_back(after.create_time, 1, after.reserved_tokens)
+        elif after.state is ChargeState.SETTLED:
+            window.give_back(after.create_time, 0, after.reserved_tokens - after.usage.total)
+        else:
+            return
+        self.changed_windows.add(window.model_id)
+        self._freed.append(window.level)
 
     # The ledger
 

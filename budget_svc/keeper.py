@@ -1,16 +1,25 @@
-"""The keeper of the ledger: what the service does with each operation, and what it does on its own."""
+"""The keeper of the ledger: brings operations to the committer, and what they cause to those who wait and watch."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
 
-from budget_svc.book import Outcome
-from budget_svc.budgets import Budget
+from sqlalchemy import Connection
+
+from budget_svc import queries, retention
+from budget_svc.book import Outcome, Value
+from budget_svc.budgets import THRESHOLDS, Budget
 from budget_svc.charges import Charge
+from budget_svc.ledger import Entry
 from budget_svc.operations import AdjustBudget, ChargeOperation, CreateBudgets, Expire, Operation, Reserve
-from budget_svc.store import lapsed_charges, read_budget
+from budget_svc.proof import Difference, differences
+from budget_svc.waiting import WaitingRoom
+from svc_common import deadline
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.group_commit import GroupCommitter
 from svc_common.store import Database
@@ -19,49 +28,152 @@ from svc_common.times import Clock
 logger = logging.getLogger(__name__)
 
 _SWEEP_BATCH = 500
+_FOLD_BATCH = 500
+# One who waits is answered this long before its caller stops listening.
+_ANSWER_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """How often the keeper does what nobody asks for, in seconds; `retention_days` 0 keeps every charge."""
+
+    sweep: float
+    poll: float
+    fold: float
+    retention_days: int
 
 
 class Keeper:
-    """Owns the committer and the sweeper of ended leases. `run` must be running for leases to end by themselves."""
+    """Owns the background work; `start` begins it, `stop` ends it and sends away those who wait and watch."""
 
     def __init__(
-        self, committer: GroupCommitter[Operation, Outcome], database: Database, clock: Clock, *, sweep_seconds: float
+        self, committer: GroupCommitter[Operation, Outcome], database: Database, clock: Clock, intervals: Intervals
     ) -> None:
         self._committer = committer
         self._database = database
         self._clock = clock
-        self._sweep_seconds = sweep_seconds
+        self._intervals = intervals
+        self._waiting = WaitingRoom(self._reserve, self._reserve_in_turn, poll_seconds=intervals.poll)
+        self._passed = asyncio.Event()
+        self._is_stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # What is asked
 
     async def create(self, operation: CreateBudgets) -> list[Budget]:
-        return cast("list[Budget]", (await self._committer.submit(operation)).value)
+        return cast("list[Budget]", await self._do(operation))
 
     async def adjust(self, operation: AdjustBudget) -> Budget:
-        return cast(Budget, (await self._committer.submit(operation)).value)
+        return cast(Budget, await self._do(operation))
 
-    async def charge(self, operation: Reserve | ChargeOperation) -> Charge:
-        return cast(Charge, (await self._committer.submit(operation)).value)
+    async def reserve(self, operation: Reserve, *, priority: int, max_wait: float) -> Charge:
+        """Waits up to `max_wait` seconds for room, and never so long that the caller's deadline passes unanswered."""
+        left = deadline.remaining()
+        if left is not None:
+            max_wait = min(max_wait, left - _ANSWER_SECONDS)
+        return await self._waiting.reserve(operation, priority=priority, max_wait=max_wait)
+
+    async def charge(self, operation: ChargeOperation) -> Charge:
+        return cast(Charge, await self._do(operation))
 
     async def budget(self, budget_id: str) -> Budget:
-        budget = await self._database.read(lambda connection: read_budget(connection, budget_id))
+        budget = await self._database.read(lambda connection: queries.budget(connection, budget_id))
         if budget is None:
             raise ServiceError(
                 ErrorReason.BUDGET_NOT_FOUND, f"no budget {budget_id!r}", metadata={"budget_id": budget_id}
             )
         return budget
 
+    async def usage(self, tenant: str, start: int, end: int) -> list[queries.Usage]:
+        """`end` 0 is now."""
+        until = end or self._clock() + 1
+        return await self._database.read(lambda connection: queries.usage(connection, tenant, start, until))
+
+    async def entries(self, budget_id: str, after: int, most: int) -> list[Entry]:
+        if budget_id:
+            await self.budget(budget_id)
+        return await self._database.read(lambda connection: queries.entries(connection, budget_id, after, most))
+
+    async def verify(self) -> tuple[int, int, list[Difference]]:
+        """How many budgets and entries were checked, and what does not agree."""
+
+        def check(connection: Connection) -> tuple[int, int, list[Difference]]:
+            budgets, own = queries.proof(connection)
+            return len(budgets), sum(each.entries for each in own.values()), differences(budgets, own)
+
+        return await self._database.read(check)
+
+    async def thresholds(self, budget_id: str) -> AsyncIterator[tuple[Budget, int]]:
+        """A budget or one under it, and the threshold (percent) that it has passed; those passed already come first."""
+        await self.budget(budget_id)
+        told: dict[str, int] = {}
+        while not self._is_stopping:
+            passed = self._passed
+            for budget in await self._database.read(lambda connection: queries.passed_budgets(connection, budget_id)):
+                for percent in THRESHOLDS:
+                    if told.get(budget.id, 0) < percent <= budget.passed_percent:
+                        yield budget, percent
+                told[budget.id] = budget.passed_percent
+            # Woken by what passes here; the timeout is for what passes in other replicas.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(passed.wait(), self._intervals.poll)
+        raise ServiceError(ErrorReason.SERVICE_UNAVAILABLE, "the service is stopping")
+
+    # What it does by itself
+
+    def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._waiting.run(), name="budget-line"),
+            asyncio.create_task(self._repeat(self.sweep, _SWEEP_BATCH, self._intervals.sweep), name="budget-sweeper"),
+        ]
+        if self._intervals.retention_days:
+            fold = self._repeat(self.fold, _FOLD_BATCH, self._intervals.fold)
+            self._tasks.append(asyncio.create_task(fold, name="budget-retention"))
+
+    async def stop(self) -> None:
+        self._is_stopping = True
+        self._waiting.close()
+        self._passed.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def sweep(self) -> int:
-        """Ends the leases whose time has come; returns how many there were."""
-        lapsed = await self._database.read(lambda connection: lapsed_charges(connection, self._clock(), _SWEEP_BATCH))
-        await asyncio.gather(*(self._committer.submit(Expire(charge_id)) for charge_id in lapsed))
+        """Ends leases whose time has come; returns how many there were."""
+        lapsed = await self._database.read(
+            lambda connection: queries.lapsed_charges(connection, self._clock(), _SWEEP_BATCH)
+        )
+        await asyncio.gather(*(self._do(Expire(charge_id)) for charge_id in lapsed))
         return len(lapsed)
 
-    async def run(self) -> None:
-        """Sweeps until cancelled. A store that is away is tried again."""
+    async def fold(self) -> int:
+        """Folds charges that ended longer ago than retention keeps them; returns how many there were."""
+        before = self._clock() - self._intervals.retention_days * queries.DAY
+        return await self._database.write_aside(lambda connection: retention.fold(connection, before, _FOLD_BATCH))
+
+    @staticmethod
+    async def _repeat(work: Callable[[], Awaitable[int]], batch: int, seconds: float) -> None:
+        """Works until cancelled: on at once after a full batch, else after a pause. A store that is away is tried again."""
         while True:
             try:
-                more = await self.sweep() == _SWEEP_BATCH
+                more = await work() == batch
             except ServiceError as error:
-                logger.warning("ended leases wait: %s", error)
+                logger.warning("%s is put off: %s", work.__name__, error)
                 more = False
             if not more:
-                await asyncio.sleep(self._sweep_seconds)
+                await asyncio.sleep(seconds)
+
+    async def _reserve(self, operation: Reserve) -> Charge:
+        return cast(Charge, await self._do(operation))
+
+    async def _reserve_in_turn(self, operation: Operation) -> list[Charge | ServiceError]:
+        return cast("list[Charge | ServiceError]", await self._do(operation))
+
+    async def _do(self, operation: Operation) -> Value:
+        outcome = await self._committer.submit(operation)
+        if outcome.freed:
+            self._waiting.room_came_free(outcome.freed)
+        if outcome.passed:
+            self._passed.set()
+            self._passed = asyncio.Event()
+        return outcome.value

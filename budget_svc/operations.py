@@ -52,6 +52,13 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
+class ReserveInTurn:
+    """Reservations that waited in line: one that still has to wait makes those behind it wait at the same level."""
+
+    reserves: tuple[Reserve, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatch:
     charge_id: str
 
@@ -81,4 +88,4 @@ class Expire:
 
 
 ChargeOperation: TypeAlias = Dispatch | Settle | Release | Renew | Expire
-Operation: TypeAlias = CreateBudgets | AdjustBudget | Reserve | ChargeOperation
+Operation: TypeAlias = CreateBudgets | AdjustBudget | Reserve | ReserveInTurn | ChargeOperation

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 
-from budget_svc.keeper import Keeper
+from budget_svc.book import Policy
+from budget_svc.keeper import Intervals, Keeper
 from budget_svc.prices import BUNDLED, PriceFileError, load_prices
+from budget_svc.rates import Quotas
 from budget_svc.servicer import BudgetServicer
 from budget_svc.settings import BudgetSettings
 from budget_svc.store import LedgerStore
@@ -31,12 +32,19 @@ class BudgetService:
         except (PriceFileError, ValueError) as error:
             raise StartupError(str(error)) from error
         self._database = Database(engine)
-        store = LedgerStore(self._database, settings.tenant_terms(), clock)
+        policy = Policy(settings.tenant_terms(), Quotas(settings.quotas(), prices.listed_id))
+        store = LedgerStore(self._database, policy, clock)
         self._committer = GroupCommitter(store.execute, name="budget-commit")
-        self._keeper = Keeper(self._committer, self._database, clock, sweep_seconds=settings.sweep_seconds)
+        intervals = Intervals(
+            sweep=settings.sweep_seconds,
+            poll=settings.poll_seconds,
+            fold=settings.fold_seconds,
+            retention_days=settings.retention_days,
+        )
+        self.keeper = Keeper(self._committer, self._database, clock, intervals)
         self._server = GrpcServer(settings)
         budget_pb2_grpc.add_BudgetServiceServicer_to_server(
-            BudgetServicer(self._keeper, prices), self._server.grpc_server
+            BudgetServicer(self.keeper, prices), self._server.grpc_server
         )
 
     @property
@@ -46,13 +54,13 @@ class BudgetService:
     async def _start(self) -> None:
         await asyncio.to_thread(migrate, self._database.engine, MIGRATIONS)
         await self._server.start([service_name(budget_pb2, "BudgetService")])
-        self._sweeper = asyncio.create_task(self._keeper.run(), name="budget-sweeper")
+        self.keeper.start()
 
     async def stop(self) -> None:
+        """Sends away who waits or watches, lets running calls end, and commits what they asked for."""
+        await self._server.set_not_serving()
+        await self.keeper.stop()
         await self._server.stop()
-        self._sweeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._sweeper
         await self._committer.close()
         self._database.close()
 

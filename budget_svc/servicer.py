@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 
 from budget_svc import wire
 from budget_svc.keeper import Keeper
 from budget_svc.operations import CreateBudgets, Dispatch, Release, Renew, Settle
 from budget_svc.prices import PriceList
+from svc_common.money import to_amount
 from svc_common.server_interceptor import Context
-from svc_common.times import from_duration
+from svc_common.times import MICROS, from_duration, from_timestamp
 
 
 class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
@@ -37,7 +40,11 @@ class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
         self, request: budget_pb2.ReserveChargeRequest, context: Context
     ) -> budget_pb2.ReserveChargeResponse:
         listed = self._prices.find(request.model_id, request.service_tier)
-        charge = await self._keeper.charge(wire.reserve_from(request, listed))
+        charge = await self._keeper.reserve(
+            wire.reserve_from(request, listed),
+            priority=request.priority,
+            max_wait=from_duration(request.max_wait) / MICROS,
+        )
         return budget_pb2.ReserveChargeResponse(charge=wire.charge_to(charge))
 
     async def DispatchCharge(
@@ -70,4 +77,42 @@ class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
     ) -> budget_pb2.EstimateChargeResponse:
         listed = self._prices.find(request.model_id, request.service_tier)
         worst_case = listed.price.worst_case(request.max_input_tokens, request.max_output_tokens)
-        return budget_pb2.EstimateChargeResponse(worst_case=wire.to_amount(worst_case), price=wire.price_to(listed))
+        return budget_pb2.EstimateChargeResponse(worst_case=to_amount(worst_case), price=wire.price_to(listed))
+
+    async def GetUsage(self, request: budget_pb2.GetUsageRequest, context: Context) -> budget_pb2.GetUsageResponse:
+        start, end = from_timestamp(request.start_time), from_timestamp(request.end_time)
+        rows = await self._keeper.usage(request.tenant, start, end)
+        return budget_pb2.GetUsageResponse(rows=map(wire.usage_to, rows))
+
+    async def ListLedgerEntries(
+        self, request: budget_pb2.ListLedgerEntriesRequest, context: Context
+    ) -> budget_pb2.ListLedgerEntriesResponse:
+        size = request.page_size or wire.DEFAULT_PAGE_SIZE
+        entries = await self._keeper.entries(request.budget_id, wire.page_from(request.page_token), size + 1)
+        page = entries[:size]
+        return budget_pb2.ListLedgerEntriesResponse(
+            entries=map(wire.entry_to, page),
+            next_page_token=wire.page_to(page[-1].sequence) if len(entries) > size else "",
+        )
+
+    async def VerifyLedger(
+        self, request: budget_pb2.VerifyLedgerRequest, context: Context
+    ) -> budget_pb2.VerifyLedgerResponse:
+        budgets, entries, differences = await self._keeper.verify()
+        return budget_pb2.VerifyLedgerResponse(
+            checked_budgets=budgets,
+            checked_entries=entries,
+            differences=map(wire.difference_to, differences[: wire.MAX_DIFFERENCES]),
+        )
+
+    async def WatchThresholds(
+        self, request: budget_pb2.WatchThresholdsRequest, context: Context
+    ) -> AsyncIterator[budget_pb2.WatchThresholdsResponse]:
+        async for budget, percent in self._keeper.thresholds(request.budget_id):
+            yield budget_pb2.WatchThresholdsResponse(
+                budget_id=budget.id,
+                percent=percent,
+                spent=to_amount(budget.spent),
+                held=to_amount(budget.held),
+                limit=to_amount(budget.limit),
+            )

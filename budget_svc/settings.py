@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from budget_svc.rates import ModelQuota
 from budget_svc.tenants import Period, Tenants, TenantTerms
 from svc_common.money import MAX_PICO_USD, parse_usd
 from svc_common.settings import ServiceSettings
@@ -41,6 +42,18 @@ class TenantSettings(BaseModel):
         return TenantTerms(self.period, self.limit_usd, self.conclusion_reserve_usd, self.token_quota)
 
 
+class RateSettings(BaseModel):
+    """What Bedrock lets the account send to a model; 0 is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests_per_minute: int = Field(0, ge=0)
+    tokens_per_minute: int = Field(0, ge=0)
+
+    def quota(self) -> ModelQuota:
+        return ModelQuota(self.requests_per_minute, self.tokens_per_minute)
+
+
 class BudgetSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DBP_BUDGET_")
     table = "budget"
@@ -55,7 +68,20 @@ class BudgetSettings(ServiceSettings):
         default_factory=lambda: TenantSettings(), description="of tenants not named below"
     )
     tenants: dict[str, TenantSettings] = Field(default_factory=dict, description="by name")
+    model_rates: dict[str, RateSettings] = Field(
+        default_factory=dict, description="quotas by model or inference-profile id; a model without one has none"
+    )
     sweep_seconds: float = Field(0.5, gt=0, le=60, description="how often ended leases are looked for")
+    poll_seconds: float = Field(
+        0.25, gt=0, le=60, description="how often those who wait look for what other replicas or the time brought"
+    )
+    retention_days: int = Field(
+        90, ge=0, le=3650, description="ended charges older than this become daily totals; 0 keeps them for ever"
+    )
+    fold_seconds: float = Field(3600, gt=0, description="how often charges that old are looked for")
 
     def tenant_terms(self) -> Tenants:
         return Tenants(self.default_tenant.terms(), {name: own.terms() for name, own in self.tenants.items()})
+
+    def quotas(self) -> dict[str, ModelQuota]:
+        return {model_id: rate.quota() for model_id, rate in self.model_rates.items()}

@@ -8,10 +8,11 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from budget_svc import tables
-from budget_svc.book import Book, Outcome
+from budget_svc.book import Book, Outcome, Policy
 from budget_svc.budgets import Budget
 from budget_svc.charges import Charge
-from budget_svc.operations import AdjustBudget, CreateBudgets, Operation, Reserve
+from budget_svc.operations import AdjustBudget, CreateBudgets, Operation, Reserve, ReserveInTurn
+from budget_svc.rates import RateWindow
 from budget_svc.rows import (
     balances_to_row,
     budget_from,
@@ -21,7 +22,6 @@ from budget_svc.rows import (
     entry_to_row,
     outcome_to_row,
 )
-from budget_svc.tenants import Tenants
 from svc_common.errors import ServiceError
 from svc_common.store import Database
 from svc_common.times import Clock
@@ -33,9 +33,9 @@ _TRIES = 5
 class LedgerStore:
     """Applies operations for a `GroupCommitter`. Several replicas may share one PostgreSQL database."""
 
-    def __init__(self, database: Database, tenants: Tenants, clock: Clock) -> None:
+    def __init__(self, database: Database, policy: Policy, clock: Clock) -> None:
         self._database = database
-        self._tenants = tenants
+        self._policy = policy
         self._clock = clock
 
     def execute(self, operations: Sequence[Operation]) -> list[Outcome | Exception]:
@@ -56,25 +56,44 @@ class LedgerStore:
 
     def _load(self, connection: Connection, operations: Sequence[Operation]) -> Book:
         now = self._clock()
-        # Rows are locked in one order everywhere - charges, then budgets, each by id - so that replicas never deadlock.
+        # Rows are locked in one order everywhere - charges, budgets, rates, each by id - so that replicas never deadlock.
         charges = _lock_charges(connection, {charge_id for each in operations for charge_id in _charge_ids(each)})
         budget_ids = {charge.budget_id for charge in charges}
+        model_ids = {charge.model_id for charge in charges}
         for operation in operations:
             budget_ids.update(self._budget_ids(operation, now))
-        return Book(now, self._tenants, _lock_paths(connection, budget_ids - {""}), charges)
+            model_ids.update(reserve.model_id for reserve in _reserves(operation))
+        budgets = _lock_paths(connection, budget_ids - {""})
+        rated = {found[0] for model_id in model_ids if (found := self._policy.quotas.find(model_id))}
+        return Book(now, self._policy, budgets, charges, _lock_rates(connection, rated))
 
     def _budget_ids(self, operation: Operation, now: int) -> Iterable[str]:
-        match operation:
-            case CreateBudgets(budgets):
-                for new in budgets:
-                    yield new.id
-                    yield new.parent_id or self._tenants.budget_id(new.tenant, now)
-            case Reserve() | AdjustBudget():
-                yield operation.budget_id
+        if isinstance(operation, CreateBudgets):
+            for new in operation.budgets:
+                yield new.id
+                yield new.parent_id or self._policy.tenants.budget_id(new.tenant, now)
+        elif isinstance(operation, AdjustBudget):
+            yield operation.budget_id
+        for reserve in _reserves(operation):
+            yield reserve.budget_id
 
 
-def _charge_ids(operation: Operation) -> tuple[str, ...]:
-    return () if isinstance(operation, CreateBudgets | AdjustBudget) else (operation.charge_id,)
+def _reserves(operation: Operation) -> tuple[Reserve, ...]:
+    match operation:
+        case Reserve():
+            return (operation,)
+        case ReserveInTurn(reserves):
+            return reserves
+    return ()
+
+
+def _charge_ids(operation: Operation) -> Iterable[str]:
+    match operation:
+        case CreateBudgets() | AdjustBudget():
+            return ()
+        case ReserveInTurn(reserves):
+            return (reserve.charge_id for reserve in reserves)
+    return (operation.charge_id,)
 
 
 def _attempt(book: Book, operation: Operation) -> Outcome | Exception:
@@ -102,6 +121,14 @@ def _lock_paths(connection: Connection, ids: set[str]) -> list[Budget]:
     return [budget_from(row) for row in connection.execute(query.with_for_update(of=tables.budgets)).mappings()]
 
 
+def _lock_rates(connection: Connection, model_ids: set[str]) -> list[RateWindow]:
+    if not model_ids:
+        return []
+    columns = tables.rates.c
+    query = select(tables.rates).where(columns.model_id.in_(sorted(model_ids))).order_by(columns.model_id)
+    return [RateWindow.decoded(row.model_id, row.seconds) for row in connection.execute(query.with_for_update())]
+
+
 def _save(connection: Connection, book: Book) -> None:
     if book.new_budgets:
         connection.execute(
@@ -124,15 +151,17 @@ def _save(connection: Connection, book: Book) -> None:
         )
     if book.entries:
         connection.execute(insert(tables.ledger), [entry_to_row(entry) for entry in book.entries])
+    _save_rates(connection, book)
 
 
-def read_budget(connection: Connection, budget_id: str) -> Budget | None:
-    row = connection.execute(select(tables.budgets).where(tables.budgets.c.id == budget_id)).mappings().first()
-    return budget_from(row) if row else None
-
-
-def lapsed_charges(connection: Connection, now: int, most: int) -> list[str]:
-    """Ids of open charges whose lease has ended, longest ago first."""
-    columns = tables.charges.c
-    query = select(columns.id).where(columns.end_time == 0, columns.expire_time <= now)
-    return list(connection.scalars(query.order_by(columns.expire_time).limit(most)))
+def _save_rates(connection: Connection, book: Book) -> None:
+    if book.new_windows:
+        connection.execute(
+            insert(tables.rates),
+            [{"model_id": key, "seconds": book.windows[key].encoded()} for key in sorted(book.new_windows)],
+        )
+    if changed := sorted(book.changed_windows - book.new_windows):
+        connection.execute(
+            update(tables.rates).where(tables.rates.c.model_id == bindparam("key")),
+            [{"key": key, "seconds": book.windows[key].encoded()} for key in changed],
+        )

@@ -90,6 +90,10 @@ ledger = Table(
     _amount("charges"),
     _amount("limit_amount"),
     Index("ledger_budget", "budget_id", "sequence"),
+    Index("ledger_charge", "charge_id"),
     # Sequences are never used again, also not after retention has removed the newest rows.
     sqlite_autoincrement=True,
 )
+
+# One row per model with a quota: what was granted of it in the last minute, and the lock under which replicas grant.
+rates = Table("rates", metadata, Column("model_id", Text, primary_key=True), _text("seconds"))

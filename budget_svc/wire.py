@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 from dbp.budget.v1 import budget_pb2
 from dbp.common.v1 import common_pb2
 
 from budget_svc.budgets import Budget, NewBudget
 from budget_svc.charges import Charge, ChargeState
+from budget_svc.ledger import Cause, Entry
 from budget_svc.operations import AdjustBudget, Reserve
 from budget_svc.prices import ListedPrice
+from budget_svc.proof import Difference
+from budget_svc.queries import Usage
 from budget_svc.tokens import TokenUsage
 from svc_common.errors import invalid_field
 from svc_common.money import from_amount, to_amount
@@ -18,6 +23,9 @@ DEFAULT_LEASE_MICROS = 60 * MICROS
 
 # Far above what any model takes, and low enough that counters of tokens cannot leave int64.
 MAX_TOKENS = 10**12
+
+DEFAULT_PAGE_SIZE = 50
+MAX_DIFFERENCES = 100
 
 
 def new_budget_from(message: budget_pb2.NewBudget, field: str) -> NewBudget:
@@ -116,6 +124,61 @@ def charge_to(charge: Charge) -> budget_pb2.Charge:
         over_reserved=charge.over_reserved,
         expire_time=to_timestamp(charge.expire_time),
         is_conclusion=charge.is_conclusion,
+    )
+
+
+def page_from(token: str) -> int:
+    """The sequence after which a page begins."""
+    if not token:
+        return 0
+    if not token.isascii() or not token.isdigit() or len(token) > 18:
+        raise invalid_field("page_token", "is not one that this service gave")
+    return int(token)
+
+
+def page_to(sequence: int) -> str:
+    return str(sequence)
+
+
+_CAUSES = {cause: budget_pb2.LedgerEntry.Cause.Value(f"CAUSE_{cause.name}") for cause in Cause}
+
+
+def entry_to(entry: Entry) -> budget_pb2.LedgerEntry:
+    change = entry.change
+    return budget_pb2.LedgerEntry(
+        sequence=entry.sequence,
+        time=to_timestamp(entry.time),
+        cause=_CAUSES[change.cause],
+        budget_id=entry.budget_id,
+        charge_id=entry.charge_id,
+        held_delta_pico_usd=change.held,
+        spent_delta_pico_usd=change.spent,
+        tokens=tokens_to(change.tokens),
+        model_id=entry.model_id,
+        limit_delta_pico_usd=change.limit,
+        held_tokens_delta=change.held_tokens,
+        charge_count=change.charges,
+    )
+
+
+def usage_to(usage: Usage) -> budget_pb2.UsageRow:
+    return budget_pb2.UsageRow(
+        tenant=usage.tenant,
+        model_id=usage.model_id,
+        tool=usage.tool,
+        day=(date(1970, 1, 1) + timedelta(days=usage.day)).isoformat(),
+        charge_count=usage.charges,
+        tokens=tokens_to(usage.tokens),
+        cost=to_amount(usage.cost),
+    )
+
+
+def difference_to(difference: Difference) -> budget_pb2.LedgerDifference:
+    return budget_pb2.LedgerDifference(
+        budget_id=difference.budget_id,
+        balance=difference.balance,
+        recorded=difference.recorded,
+        computed=difference.computed,
     )
 
 

@@ -109,6 +109,10 @@ class Database:
         """Runs `work` in one read-only transaction, in a thread of this object."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.read_here, work)
 
+    async def write_aside(self, work: Callable[[Connection], T]) -> T:
+        """Like `write`, in a thread of this object: for upkeep that nobody waits for."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.write, work)
+
     def close(self) -> None:
         self._threads.shutdown()
         self.engine.dispose()

@@ -86,3 +86,5 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ledger_budget", "ledger", ["budget_id", "sequence"])
+    op.create_index("ledger_charge", "ledger", ["charge_id"])
+    op.create_table("rates", sa.Column("model_id", sa.Text, primary_key=True), text("seconds"))
