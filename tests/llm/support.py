@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,16 @@ def settings(**changes: Any) -> LlmSettings:
     return LlmSettings(**{**quick, **changes})
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits, with a bound, for what no event tells."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@cache
 def session() -> boto3.Session:
+    """One for all tests: it keeps the service's description, which takes long to read."""
     return boto3.Session(aws_access_key_id="AKIDANY", aws_secret_access_key="any", region_name="us-east-1")
 
 
