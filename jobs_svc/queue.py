@@ -23,6 +23,7 @@ from svc_common.times import MICROS, Clock
 
 # How long a stop is repeated to a worker that connects; longer than any lease goes on unnoticed.
 STOP_MEMORY = 600 * MICROS
+RETIRED_REMEMBERED = 10_000
 
 
 class JobQueue:
@@ -36,6 +37,7 @@ class JobQueue:
         self.logs = LogWatches()
         self.stops = StopWatches()
         self.waiters = Waiters()
+        self._retired: dict[str, None] = {}
         self._giving_back: set[asyncio.Future[Any]] = set()
 
     async def create(self, op: CreateJobs) -> list[Created]:
@@ -54,8 +56,8 @@ class JobQueue:
         """Leases for the claimer, waiting up to `max_wait` seconds for the first."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + max_wait
-        with self.waiters.wait(claimer.kinds) as waiter:
-            while True:
+        with self.waiters.wait(claimer.worker_id, claimer.kinds) as waiter:
+            while claimer.worker_id not in self._retired:
                 waiter.ready.clear()
                 leases = await self._claim(claimer)
                 if leases or loop.time() >= give_up:
@@ -63,6 +65,14 @@ class JobQueue:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(give_up):
                         await waiter.ready.wait()
+        return []
+
+    def retire(self, worker_id: str) -> None:
+        """Gives the worker no further leases. Remembers the last of them only: names are not used again."""
+        self._retired[worker_id] = None
+        if len(self._retired) > RETIRED_REMEMBERED:
+            del self._retired[next(iter(self._retired))]
+        self.waiters.wake_worker(worker_id)
 
     async def _claim(self, claimer: Claimer) -> list[Lease]:
         claim = asyncio.ensure_future(self._committer.submit(claimer))

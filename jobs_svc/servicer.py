@@ -52,6 +52,12 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
             leases=[wire.lease_to(lease) for lease in leases], heartbeat_interval=self._heartbeat_interval
         )
 
+    async def RetireWorker(
+        self, request: jobs_pb2.RetireWorkerRequest, context: Context
+    ) -> jobs_pb2.RetireWorkerResponse:
+        self._queue.retire(request.worker_id)
+        return jobs_pb2.RetireWorkerResponse()
+
     async def ReportJobs(self, request: jobs_pb2.ReportJobsRequest, context: Context) -> jobs_pb2.ReportJobsResponse:
         results = await self._queue.report([wire.report_from(report) for report in request.reports])
         return jobs_pb2.ReportJobsResponse(results=[wire.reported_to(result) for result in results])

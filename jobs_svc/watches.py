@@ -197,7 +197,8 @@ class StopWatches:
 class Waiter:
     """A worker that waits for a job of some kinds to become ready."""
 
-    def __init__(self, kinds: frozenset[str]) -> None:
+    def __init__(self, worker_id: str, kinds: frozenset[str]) -> None:
+        self.worker_id = worker_id
         self.kinds = kinds
         self.ready = asyncio.Event()
 
@@ -214,8 +215,8 @@ class Waiters:
         return frozenset[str]().union(*(waiter.kinds for waiter in self._waiters))
 
     @contextmanager
-    def wait(self, kinds: frozenset[str]) -> Iterator[Waiter]:
-        waiter = Waiter(kinds)
+    def wait(self, worker_id: str, kinds: frozenset[str]) -> Iterator[Waiter]:
+        waiter = Waiter(worker_id, kinds)
         if self._is_closed:
             waiter.ready.set()
         self._waiters[waiter] = None
@@ -232,6 +233,11 @@ class Waiters:
             if kind in waiter.kinds and not waiter.ready.is_set():
                 waiter.ready.set()
                 number -= 1
+
+    def wake_worker(self, worker_id: str) -> None:
+        for waiter in self._waiters:
+            if waiter.worker_id == worker_id:
+                waiter.ready.set()
 
     def close(self) -> None:
         self._is_closed = True

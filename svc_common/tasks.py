@@ -13,8 +13,15 @@ logger = logging.getLogger(__name__)
 _EXPECTED = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.DEADLINE_EXCEEDED})
 
 
-async def supervised(name: str, loop: Callable[[], Awaitable[None]], *, max_pause: float = 1.0) -> None:
-    """Runs an endless `loop` again, after a growing pause, whenever it ends. Ends itself only when it is cancelled."""
+async def supervised(
+    name: str,
+    loop: Callable[[], Awaitable[None]],
+    *,
+    max_pause: float = 1.0,
+    until: Callable[[], bool] = lambda: False,
+) -> None:
+    """Runs an endless `loop` again, after a growing pause, whenever it ends. Ends itself when it is cancelled, and when `until` is
+    true as the loop ends."""
     pause = 0.05
     clock = asyncio.get_running_loop()
     while True:
@@ -26,6 +33,8 @@ async def supervised(name: str, loop: Callable[[], Awaitable[None]], *, max_paus
             logger.log(level, "%s: %s", name, error)
         except Exception:  # a bug in one loop must neither end it for good nor pass unseen
             logger.exception("%s broke and begins again", name)
+        if until():
+            return
         if clock.time() - began > 10:
             pause = 0.05
         await asyncio.sleep(pause)

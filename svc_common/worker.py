@@ -127,7 +127,7 @@ class Worker:
 
     def start(self) -> None:
         self._loops = [
-            asyncio.create_task(supervised("claims", self._claim)),
+            asyncio.create_task(supervised("claims", self._claim, until=lambda: self._draining)),
             asyncio.create_task(supervised("stops", self._watch_stops)),
             asyncio.create_task(supervised("heartbeats", self._beat)),
             asyncio.create_task(supervised("reports", self._reporter.run)),
@@ -136,7 +136,7 @@ class Worker:
     async def stop(self, drain_seconds: float) -> None:
         """Claims nothing more, lets handlers finish for `drain_seconds`, and gives back the leases of those that have not."""
         self._draining = True
-        self._loops[0].cancel()
+        await self._retire()
         try:
             await asyncio.wait_for(self._idle.wait(), drain_seconds)
         except TimeoutError:
@@ -150,6 +150,15 @@ class Worker:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+
+    async def _retire(self) -> None:
+        """Ends the claims. A claim that is merely cancelled may have been granted already, to a worker that never hears of it."""
+        claims = self._loops[0]
+        self._slot_free.set()  # a loop that waits for a place shall see that it is over
+        with suppress(ServiceError):
+            await call(self._stub.RetireWorker, jobs_pb2.RetireWorkerRequest(worker_id=self.worker_id), timeout=1.0)
+            await asyncio.wait({claims}, timeout=1.0)
+        claims.cancel()
 
     def adopt(self, lease: jobs_pb2.Lease) -> JobRun:
         """Starts the handler for a lease, claimed here or got when the job was created."""
@@ -205,7 +214,7 @@ class Worker:
             run.task.cancel()
 
     async def _claim(self) -> None:
-        while True:
+        while not self._draining:
             await self._slot_free.wait()
             free = self._slots - len(self._runs)
             if free <= 0:

@@ -635,6 +635,45 @@ class ClaimJobsResponse(_message.Message):
 Global___ClaimJobsResponse: _TypeAlias = ClaimJobsResponse  # noqa: Y015
 
 @_typing.final
+class RetireWorkerRequest(_message.Message):
+    """Request of RetireWorker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    """Name of the worker. Required. It is not to be used again."""
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireWorkerRequest: _TypeAlias = RetireWorkerRequest  # noqa: Y015
+
+@_typing.final
+class RetireWorkerResponse(_message.Message):
+    """Response of RetireWorker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireWorkerResponse: _TypeAlias = RetireWorkerResponse  # noqa: Y015
+
+@_typing.final
 class JobReport(_message.Message):
     """A worker's news about one leased job. A report renews the lease unless it ends it."""
 

@@ -58,6 +58,11 @@ class JobsServiceStub:
                 request_serializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.ClaimJobsRequest.SerializeToString,
                 response_deserializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.ClaimJobsResponse.FromString,
                 _registered_method=True)
+        self.RetireWorker = channel.unary_unary(
+                '/dbp.jobs.v1.JobsService/RetireWorker',
+                request_serializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.RetireWorkerRequest.SerializeToString,
+                response_deserializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.RetireWorkerResponse.FromString,
+                _registered_method=True)
         self.ReportJobs = channel.unary_unary(
                 '/dbp.jobs.v1.JobsService/ReportJobs',
                 request_serializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.ReportJobsRequest.SerializeToString,
@@ -132,6 +137,14 @@ class JobsServiceServicer:
         """Leases due jobs to a worker, waiting up to `max_wait` for the first one. Called by workers in a loop with their free slots.
 
         Order: priority (higher first), then fair between tenants, then age. A due job whose deadline has passed is ended, not leased.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireWorker(self, request, context):
+        """Says that a worker is shutting down: it gets no further leases, and its waiting claims end empty. The leases it holds stay its
+        own until they are reported. Called by a worker before it gives leases back, lest it be given them again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -217,6 +230,11 @@ def add_JobsServiceServicer_to_server(servicer, server):
                     servicer.ClaimJobs,
                     request_deserializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.ClaimJobsRequest.FromString,
                     response_serializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.ClaimJobsResponse.SerializeToString,
+            ),
+            'RetireWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireWorker,
+                    request_deserializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.RetireWorkerRequest.FromString,
+                    response_serializer=dbp_dot_jobs_dot_v1_dot_jobs__pb2.RetireWorkerResponse.SerializeToString,
             ),
             'ReportJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportJobs,
@@ -366,6 +384,33 @@ class JobsService:
             '/dbp.jobs.v1.JobsService/ClaimJobs',
             dbp_dot_jobs_dot_v1_dot_jobs__pb2.ClaimJobsRequest.SerializeToString,
             dbp_dot_jobs_dot_v1_dot_jobs__pb2.ClaimJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dbp.jobs.v1.JobsService/RetireWorker',
+            dbp_dot_jobs_dot_v1_dot_jobs__pb2.RetireWorkerRequest.SerializeToString,
+            dbp_dot_jobs_dot_v1_dot_jobs__pb2.RetireWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,

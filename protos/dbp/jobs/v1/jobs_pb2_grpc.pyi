@@ -55,6 +55,10 @@ class JobsServiceStub:
 
     Order: priority (higher first), then fair between tenants, then age. A due job whose deadline has passed is ended, not leased.
     """
+    RetireWorker: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RetireWorkerRequest, _jobs_pb2.RetireWorkerResponse]
+    """Says that a worker is shutting down: it gets no further leases, and its waiting claims end empty. The leases it holds stay its
+    own until they are reported. Called by a worker before it gives leases back, lest it be given them again.
+    """
     ReportJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ReportJobsRequest, _jobs_pb2.ReportJobsResponse]
     """Takes a worker's news about its leased jobs, each report on its own: heartbeat, events, checkpoint, outcome or release.
 
@@ -111,6 +115,10 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """Leases due jobs to a worker, waiting up to `max_wait` for the first one. Called by workers in a loop with their free slots.
 
     Order: priority (higher first), then fair between tenants, then age. A due job whose deadline has passed is ended, not leased.
+    """
+    RetireWorker: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RetireWorkerRequest, _jobs_pb2.RetireWorkerResponse]  # type: ignore[assignment]
+    """Says that a worker is shutting down: it gets no further leases, and its waiting claims end empty. The leases it holds stay its
+    own until they are reported. Called by a worker before it gives leases back, lest it be given them again.
     """
     ReportJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ReportJobsRequest, _jobs_pb2.ReportJobsResponse]  # type: ignore[assignment]
     """Takes a worker's news about its leased jobs, each report on its own: heartbeat, events, checkpoint, outcome or release.
@@ -189,6 +197,16 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Leases due jobs to a worker, waiting up to `max_wait` for the first one. Called by workers in a loop with their free slots.
 
         Order: priority (higher first), then fair between tenants, then age. A due job whose deadline has passed is ended, not leased.
+        """
+
+    @_abc_1.abstractmethod
+    def RetireWorker(
+        self,
+        request: _jobs_pb2.RetireWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.RetireWorkerResponse, _abc.Awaitable[_jobs_pb2.RetireWorkerResponse]]:
+        """Says that a worker is shutting down: it gets no further leases, and its waiting claims end empty. The leases it holds stay its
+        own until they are reported. Called by a worker before it gives leases back, lest it be given them again.
         """
 
     @_abc_1.abstractmethod

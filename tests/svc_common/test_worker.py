@@ -1,0 +1,189 @@
+"""The pulling side of the queue, over a real jobs_svc."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbp.common.v1 import common_pb2
+from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
+
+import jobs_svc.server
+from jobs_svc.settings import JobsSettings
+from svc_common.channel import call, open_channel
+from svc_common.settings import CommonSettings
+from svc_common.times import MICROS, now
+from svc_common.worker import Handler, JobRun, LeaseLost, Outcome, Worker
+
+DONE = jobs_pb2.Success(result=b"done")
+
+
+class Queue:
+    """A jobs_svc that can be stopped and started again on the same port and file."""
+
+    def __init__(self, path: Path) -> None:
+        self._url = f"sqlite:///{path}/jobs.sqlite"
+        self._workers: list[Worker] = []
+        self.service: Any = None
+
+    async def start(self, port: int = 0) -> None:
+        self.service = await jobs_svc.server.start(
+            JobsSettings(listen=f"127.0.0.1:{port}", database_url=self._url, drain_seconds=0.2)
+        )
+        if not port:
+            self.channel = open_channel(f"127.0.0.1:{self.service.port}", CommonSettings())
+            self.stub = jobs_pb2_grpc.JobsServiceStub(self.channel)
+
+    async def create(self, *ids: str, seconds: float = 60) -> None:
+        jobs = [jobs_pb2.NewJob(id=id_, tenant="t", kind="work") for id_ in ids]
+        for job in jobs:
+            job.deadline.FromMicroseconds(now() + int(seconds * MICROS))
+        await call(self.stub.CreateJobs, jobs_pb2.CreateJobsRequest(jobs=jobs), patience=10)
+
+    async def ended(self, id_: str) -> jobs_pb2.Job:
+        """Waits for the end of a root job."""
+        async for _ in self.stub.WatchEvents(jobs_pb2.WatchEventsRequest(root_id=id_), wait_for_ready=True):
+            pass
+        return (await call(self.stub.GetJob, jobs_pb2.GetJobRequest(job_id=id_))).job
+
+    async def events(self, id_: str) -> list[jobs_pb2.Event]:
+        stream = self.stub.WatchEvents(jobs_pb2.WatchEventsRequest(root_id=id_))
+        return [event async for response in stream for event in response.events]
+
+    def work(self, handler: Handler, slots: int = 4) -> Worker:
+        worker = Worker(self.stub, worker_id=f"w{len(self._workers)}", kinds=["work"], slots=slots, handler=handler)
+        self._workers.append(worker)
+        worker.start()
+        return worker
+
+    async def stop(self) -> None:
+        for worker in self._workers:
+            await worker.stop(0)
+        await self.channel.close(None)
+        await self.service.stop()
+
+
+@pytest.fixture
+async def queue(tmp_path: Path) -> AsyncIterator[Queue]:
+    opened = Queue(tmp_path)
+    await opened.start()
+    yield opened
+    await opened.stop()
+
+
+async def test_what_a_handler_says_is_logged_in_order_and_text_travels_together(queue: Queue) -> None:
+    async def handler(run: JobRun) -> Outcome:
+        for word in ("a", "b", "c"):
+            run.text("answer", word)
+        run.note("plan", b"1")
+        run.text("answer", "d")
+        await run.save(b"checkpoint")
+        return DONE
+
+    queue.work(handler)
+    await queue.create("job")
+    job = await queue.ended("job")
+    assert (job.result, job.checkpoint) == (b"done", b"checkpoint")
+    bodies = [
+        event.text.text or event.note.type
+        for event in await queue.events("job")
+        if event.WhichOneof("body") != "state_change"
+    ]
+    assert bodies == ["abc", "plan", "d"]
+
+
+async def test_a_cancel_reaches_the_handler_and_its_late_words_are_refused(queue: Queue) -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def handler(run: JobRun) -> Outcome:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+            with pytest.raises(LeaseLost):
+                await run.save(b"late")
+        return DONE
+
+    queue.work(handler)
+    await queue.create("job")
+    await started.wait()
+    await call(queue.stub.AbortJobs, jobs_pb2.AbortJobsRequest(job_ids=["job"]))
+    await asyncio.wait_for(cancelled.wait(), 5)
+    job = await queue.ended("job")
+    assert (job.state, job.end_reason) == (common_pb2.JOB_STATE_ABORTED, common_pb2.END_REASON_CANCELLED)
+    assert not job.checkpoint
+
+
+async def test_one_handler_that_breaks_harms_no_other(queue: Queue) -> None:
+    async def handler(run: JobRun) -> Outcome:
+        if run.job.id == "bad":
+            raise RuntimeError("secret")
+        return DONE
+
+    queue.work(handler)
+    await queue.create("bad", "good", seconds=20)
+    assert (await queue.ended("good")).state == common_pb2.JOB_STATE_SUCCEEDED
+    bad = await queue.ended("bad")
+    assert bad.state == common_pb2.JOB_STATE_FAILED
+    assert "secret" not in str(bad)
+    assert len(bad.attempt_errors) == 3
+
+
+async def test_a_stopping_worker_gives_its_leases_back_without_an_attempt(queue: Queue) -> None:
+    started = asyncio.Event()
+
+    async def stuck(run: JobRun) -> Outcome:
+        started.set()
+        await asyncio.Event().wait()
+        return DONE
+
+    async def handler(run: JobRun) -> Outcome:
+        return DONE
+
+    first = queue.work(stuck)
+    await queue.create("job")
+    await started.wait()
+    await first.stop(0)
+    queue.work(handler)
+    job = await queue.ended("job")
+    assert (job.state, job.attempt) == (common_pb2.JOB_STATE_SUCCEEDED, 1)
+
+
+async def test_work_outlives_a_restart_of_the_queue_and_nothing_is_said_twice(queue: Queue) -> None:
+    go = asyncio.Event()
+
+    async def handler(run: JobRun) -> Outcome:
+        run.note("before", b"")
+        await run.flush()
+        started.set()
+        await go.wait()
+        run.note("during", b"")
+        return DONE
+
+    started = asyncio.Event()
+    queue.work(handler)
+    await queue.create("job")
+    await started.wait()
+    port = queue.service.port
+    await queue.service.stop()
+    go.set()
+    await queue.start(port)
+    job = await queue.ended("job")
+    assert job.state == common_pb2.JOB_STATE_SUCCEEDED
+    assert job.attempt == 1
+    notes = [event.note.type for event in await queue.events("job") if event.HasField("note")]
+    assert notes == ["before", "during"]
+
+
+async def test_a_report_that_is_too_big_fails_its_job_and_no_other(queue: Queue) -> None:
+    async def handler(run: JobRun) -> Outcome:
+        return jobs_pb2.Success(result=b"x" * 3_000_000 if run.job.id == "big" else b"done")
+
+    queue.work(handler)
+    await queue.create("big", "small")
+    assert (await queue.ended("small")).state == common_pb2.JOB_STATE_SUCCEEDED
+    assert (await queue.ended("big")).state == common_pb2.JOB_STATE_FAILED
