@@ -1,0 +1,3 @@
+from tool_svc.server import main
+
+main()
