@@ -146,7 +146,7 @@ def _from_response(error: boto.ClientError, in_stream: bool) -> ModelCallError:
     if kind is Kind.INVALID:
         kind = Kind.TOO_LONG if _TOO_LONG.search(text) else Kind.GONE if _NOT_CALLABLE.search(text) else kind
     hint = _seconds(metadata.get("HTTPHeaders", {}).get("retry-after"))
-    return ModelCallError(kind, f"{code}: {text}"[:500], begun=in_stream, retry_after=hint)
+    return ModelCallError(kind, f"{code or 'an error without a name'}: {text}"[:500], begun=in_stream, retry_after=hint)
 
 
 def _kind_of_status(status: int) -> Kind:
