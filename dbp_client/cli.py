@@ -18,12 +18,12 @@ from pathlib import Path
 
 from dbp.coordinator.v1 import coordinator_pb2
 from google.protobuf.json_format import MessageToDict
-from llm.audit import verify_chain
 from rich.console import Console
 
-from dbp_client.client import AsyncClient, RequestEvent
+from dbp_client.client import LONGEST_SECONDS, SHORTEST_SECONDS, AsyncClient, RequestEvent
 from dbp_client.house import SERVICES, House, HouseError
 from dbp_client.view import View, choose_view, show_result, state_name
+from llm.audit import verify_chain
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.money import parse_usd
 from svc_common.settings import CommonSettings, SettingsError, load
@@ -105,7 +105,7 @@ async def _ask_house(arguments: argparse.Namespace, settings: CommonSettings) ->
                 arguments.question,
                 workspace=arguments.workspace_name,
                 timeout=arguments.timeout,
-                max_cost=arguments.max_cost,
+                max_cost=arguments.max_cost or "",
                 request_id=arguments.request_id,
                 continue_when_detached=arguments.detach,
                 response_format=coordinator_pb2.ResponseFormat.Value(f"RESPONSE_FORMAT_{arguments.format.upper()}"),
@@ -242,8 +242,8 @@ def _seconds(text: str) -> float:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, 1500ms or 2m")
     seconds = float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, None: 1}[match[2]]
-    if not 1 <= seconds <= 300:
-        raise argparse.ArgumentTypeError("a time must be between 1 s and 300 s")
+    if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+        raise argparse.ArgumentTypeError(f"a time must be between {SHORTEST_SECONDS:g}s and {LONGEST_SECONDS:g}s")
     return seconds
 
 
@@ -282,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--up", action="store_true", help="start the services for this question alone, on free ports")
     add_house_options(ask)
     ask.add_argument("--timeout", type=_seconds, default=30.0, help="longest time, e.g. 60s (default: 30s)")
-    ask.add_argument("--max-cost", type=_usd, default="", help="most it may cost in US dollars (default: 1.00)")
+    ask.add_argument("--max-cost", type=_usd, default=None, help="most it may cost in US dollars (default: 1.00)")
     ask.add_argument("--format", choices=("concise", "detailed", "markdown", "json"), default="markdown")
     ask.add_argument("--tenant", default="", help="who pays (default: default)")
     ask.add_argument("--request-id", default="", help="id and idempotency key of the request (default: a new one)")

@@ -20,7 +20,7 @@ from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 from dbp.tool.v1 import tool_pb2, tool_pb2_grpc
 
 from svc_common.channel import UnaryMethod, call, open_channel, stream
-from svc_common.errors import ErrorReason, ServiceError
+from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from svc_common.ids import new_id
 from svc_common.money import parse_usd, to_amount
 from svc_common.settings import CommonSettings, load
@@ -31,9 +31,8 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 _AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.WATCHER_TOO_SLOW})
+SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 300.0
 _CALL_SECONDS = 30.0
-# How long after the deadline the service may still send the result it recorded in time.
-_LAST_WORD_SECONDS = 2.0
 
 
 class AsyncClient:
@@ -85,6 +84,8 @@ class AsyncClient:
         `fields` are those of `ProcessRequestRequest`. A lost connection is taken up again where it broke, without gap or
         repetition. Leaving the iteration early cancels the request unless `continue_when_detached`.
         """
+        if not SHORTEST_SECONDS <= timeout <= LONGEST_SECONDS:
+            raise invalid_field("timeout", f"must be between {SHORTEST_SECONDS:g} and {LONGEST_SECONDS:g} seconds")
         request = coordinator_pb2.ProcessRequestRequest(
             request_id=request_id or new_id(),
             query=query,

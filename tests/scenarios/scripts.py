@@ -11,7 +11,23 @@ PLAN = """
         - {name: coordinator_get_documentation_context, input: {query: "retry payments"}}
 """
 
-TOOLS = ""
+TOOLS = """
+  - when: {template: coordinator_get_codebase_context}
+    reply:
+      tools:
+        - name: submit_result
+          input:
+            relevant_files:
+              - {path: shop/orders.py, intent: takes orders, relevance_score: 1, relevance_reason: retries three times}
+              - {path: shop/invented.py, intent: none, relevance_score: 0, relevance_reason: does not exist}
+  - when: {template: coordinator_get_documentation_context}
+    reply:
+      tools:
+        - name: submit_result
+          input:
+            relevant_documents: [{path: README.md, relevance_score: 1}]
+            direct_answer: {summary: payments are retried, source_documents: [README.md]}
+"""
 
 ANSWER = """
   - when: {template: coordinator_main}

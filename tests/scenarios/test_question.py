@@ -11,10 +11,9 @@ import pytest
 from dbp.common.v1 import common_pb2
 from dbp.coordinator.v1 import coordinator_pb2
 
-from budget_svc.prices import load_prices
 from svc_common.errors import ErrorReason, ServiceError
 from tests.scenarios.scripts import ANSWER, PLAN, TOOLS, script
-from tests.support.house import TestHouse, house
+from tests.support.house import TestHouse, billed_pico_usd, house
 
 Event = coordinator_pb2.RequestEvent
 Result = coordinator_pb2.RequestResult
@@ -62,9 +61,7 @@ async def test_a_question_runs_from_plan_to_answer_and_its_costs_add_up(open_hou
     spent = result.metadata.cost.pico_usd
     assert not list(ledger.differences)
     assert 0 < sum(job.cost.pico_usd for job in result.jobs) < spent <= 500_000_000_000
-    prices = load_prices()
-    billed = sum(prices.cost(record.model_id, record.usage) for record in invoice)
-    assert billed == spent
+    assert billed_pico_usd(invoice) == spent
 
 
 async def test_choosing_no_tool_is_an_answer_too(open_house: OpenHouse) -> None:
@@ -107,7 +104,7 @@ async def test_time_that_runs_out_gives_a_partial_answer_before_the_deadline(ope
 async def test_money_that_runs_out_is_never_overspent(open_house: OpenHouse) -> None:
     async with open_house(PLAN, TOOLS, ANSWER) as opened:
         result = (await ask(opened, max_cost="0.0001"))[-1].result
-        billed = sum(load_prices().cost(record.model_id, record.usage) for record in opened.bedrock.invoice.records())
+        billed = billed_pico_usd(opened.bedrock.invoice.records())
     assert result.outcome in (Result.OUTCOME_PARTIAL, Result.OUTCOME_FAILED)
     assert result.budget_use.cost_exceeded
     assert billed <= result.metadata.cost.pico_usd <= 100_000_000

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jobs_svc.server
 import pytest
 
 import budget_svc.server
 import coordinator_svc.server
+import jobs_svc.server
 import tool_svc.server
+from budget_svc.prices import load_prices
 from budget_svc.settings import BudgetSettings
+from budget_svc.tokens import TokenUsage
 from coordinator_svc.settings import CoordinatorSettings
 from dbp_client import AsyncClient
 from jobs_svc.settings import JobsSettings
 from local_bedrock.backends.script import parse_script
+from local_bedrock.invoice import InvoiceRecord, billed_tokens
 from local_bedrock.server import RunningEndpoint
 from local_bedrock.server import start as start_bedrock
 from local_bedrock.settings import LocalBedrockSettings
 from svc_common.settings import CommonSettings
 from tool_svc.settings import ToolServiceSettings
-
-TOOL_OUTPUTS = """
-  - when: {template: "coordinator_get_*"}
-    reply: {tools: [{name: "{forced_tool}", input: {}}]}
-"""
 
 
 @dataclass
@@ -88,6 +86,16 @@ async def house(
         common = doers.model_copy(update={"coordinator_address": f"127.0.0.1:{front.port}"})
         client = await stack.enter_async_context(AsyncClient(common))
         yield TestHouse(client, bedrock, common, root)
+
+
+def billed_pico_usd(records: Iterable[InvoiceRecord]) -> int:
+    """What the calls on an invoice cost by the price file."""
+    prices = load_prices()
+    total = 0
+    for (model_id, tier), usage in billed_tokens(records).items():
+        counted = TokenUsage(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens)
+        total += prices.find(model_id, "" if tier == "default" else tier).price.cost(counted)
+    return total
 
 
 def small_repository(root: Path) -> Path:
