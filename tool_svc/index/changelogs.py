@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _STAMP = r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
 _HEADER_ENTRY = re.compile(rf"^[\s*\-]*({_STAMP})\s*:\s*(.*)$")
-_AUTHOR = re.compile(r"^(.*?)\s+by\s+(\S.{0,80}?)\.?$", re.S)
+_AUTHOR = re.compile(r"^(.{1,1000}?)\s+by\s+(\S.{0,80}?)\.?$")
 _MARKDOWN_ENTRY = re.compile(rf"^[\s*\-]*({_STAMP})\s*:\s*(?:\[([^\]]*)\])?\s*(.*)$")
 _DATE = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
 _VERSION = re.compile(r"\bv?\d+\.\d+[\w.\-+]*", re.I)

@@ -28,13 +28,14 @@ _BLOCK_END = re.compile(r"(?:\*+/|--+>)\s*$")
 _OPENING = re.compile(r"^\s*(?:<!--|/\*|\"\"\"|'''|\{-|\(\*|--\[\[|=begin)")
 _CLOSING = re.compile(r"(?:-->|\*/|\"\"\"|'''|-\}|\*\)|\]\]|=end)\s*$")
 _LICENCE = re.compile(r"copyright|licen[cs]e|spdx|all rights reserved|permission is hereby", re.I)
+# Possessive quantifiers: what leads up to a docstring can be read in one way only.
 _DOCSTRING = re.compile(
-    r"\A\ufeff?(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]*[rRuU]?(?:\"\"\"(.*?)\"\"\"|'''(.*?)'''|\"([^\"\n]+)\"|'([^'\n]+)')",
-    re.S,
+    r"\A(?:[ \t]*+(?:#[^\n]*+)?\n)*+[ \t]*+[rRuU]?(?:\"\"\"(.*?)\"\"\"|'''(.*?)'''|\"([^\"\n]++)\"|'([^'\n]++)')", re.S
 )
 _LINE_COMMENT = re.compile(r"^\s*(?:#(?!!)|//|--(?!\[)|;|%)")
 
 HEADER_LINES = 400
+LINE_CHARACTERS = 1_000
 INTENT_CHARACTERS = 1200
 
 
@@ -93,8 +94,9 @@ def parse_sections(text: str) -> dict[str, str]:
 def _header_lines(text: str) -> Iterator[str | None]:
     """The first lines without their comment marks; None where a comment ends and code begins."""
     in_block = False
-    for line in text.split("\n", HEADER_LINES)[:HEADER_LINES]:
-        bare = _LEADER.sub("", line.rstrip("\r"))
+    for whole in text.split("\n", HEADER_LINES)[:HEADER_LINES]:
+        line = whole[:LINE_CHARACTERS]
+        bare = _LEADER.sub("", line)
         is_rule = _RULE.match(line.strip()) is not None
         if in_block:
             if _CLOSING.search(line):
@@ -112,7 +114,7 @@ def _header_lines(text: str) -> Iterator[str | None]:
                 yield opened.strip()
         elif is_rule:
             yield line.strip()
-        elif bare != line.rstrip("\r") or not line.strip() or line.strip().startswith("["):
+        elif bare != line or not line.strip() or line.strip().startswith("["):
             yield bare
         else:
             yield None
@@ -136,7 +138,8 @@ def _comment_blocks(text: str) -> Iterator[list[str]]:
     """Comments before the first line of code, split at blank lines and block ends."""
     block: list[str] = []
     in_block = False
-    for line in text.split("\n", 80)[:80]:
+    for whole in text.split("\n", 80)[:80]:
+        line = whole[:LINE_CHARACTERS]
         stripped = line.strip()
         if in_block:
             block.append(line)

@@ -1,7 +1,8 @@
 """The outline of a file: symbols of code, headings of documents, and what either refers to.
 
-Pure functions over text. Regular expressions that begin with a literal, because that is what lets a hundred thousand
-files be searched in seconds; a symbol missed or taken from a string costs a little relevance, never correctness.
+Pure functions over text with LF line ends. Regular expressions that begin with a literal, because that is what lets a
+hundred thousand files be searched in seconds; a symbol missed or taken from a string costs a little relevance, never
+correctness. Repetitions that another try could start over from are bounded, for a file may be made to keep us busy.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 MAX_SYMBOLS = 400
 MAX_HEADINGS = 200
+MAX_HEADING_LINE = 300
 MAX_REFERENCES = 200
 
 _PYTHON_SYMBOLS = (re.compile(r"def +(\w+) *[\[(]"), re.compile(r"class +(\w+) *[\[(:]"))
@@ -18,20 +20,20 @@ _KEYWORD_SYMBOLS = tuple(
     re.compile(pattern)
     for pattern in (
         r"class +(\w+)", r"interface +(\w+)", r"struct +(\w+)", r"enum +(\w+)", r"trait +(\w+)", r"module +(\w+)",
-        r"namespace +(\w+)", r"impl(?:<[^>]*>)? +(\w+)", r"function\*? +(\w+)", r"func +(?:\([^)\n]*\) *)?(\w+)",
+        r"namespace +(\w+)", r"impl(?:<[^>]{0,200}>)? +(\w+)", r"function\*? +(\w+)", r"func +(?:\([^)\n]{0,200}\) *)?(\w+)",
         r"fn +(\w+)", r"fun +(\w+)", r"def +(?:self\.)?(\w+)", r"type +(\w+) *(?:=|struct|interface)",
         r"const +(\w+) *= *(?:async *)?(?:\(|function)", r"message +(\w+) *\{", r"service +(\w+) *\{", r"rpc +(\w+)",
         r"#define +(\w+)", r"(?:CREATE|create) +(?:TABLE|table|VIEW|view) +(?:(?i:if not exists) +)?[\"`]?(\w+)",
     )
 )  # fmt: skip
-_C_FUNCTION = re.compile(r"\n[A-Za-z_][\w \t*&:<>,]*?\b(\w+)\([^;{}]*\)[\s\w]*\{")
+_C_FUNCTION = re.compile(r"\n[A-Za-z_][\w \t*&:<>,]{0,120}?\b(\w{1,80})\([^;{}]{0,400}\)[\s\w]{0,40}\{")
 _C_LIKE = frozenset({"C", "C++", "Objective-C", "CUDA"})
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
 _MARKDOWN_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t#]*$")
 _UNDERLINE = re.compile(r"^([=\-~^\"'*+#`:.])\1{2,}[ \t]*$")
 
 _PYTHON_IMPORTS = (
-    re.compile(r"from +([\w.]+) +import +(\([^)]*\)|[^\n#]*)"),
+    re.compile(r"from +([\w.]+) +import +(\([^)]{0,2000}\)|[^\n#]{0,400})"),
     re.compile(r"import +([\w.]+(?: *, *[\w.]+)*)"),
 )
 _MARKDOWN_LINK = re.compile(r"\]\(<?([^)\s>#]+)")
@@ -64,6 +66,9 @@ def sections_of(text: str) -> Iterator[tuple[int, str]]:
     fenced = False
     previous = ""
     for number, line in enumerate(text.split("\n")):
+        if len(line) > MAX_HEADING_LINE:
+            previous = ""
+            continue
         if _FENCE.match(line):
             fenced = not fenced
         elif not fenced:

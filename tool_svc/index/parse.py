@@ -31,7 +31,17 @@ class FileFacts:
 
     def to_json(self) -> str:
         """As text to keep; `from_json` reads it."""
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+        values = {
+            "language": self.language,
+            "role": self.role.value,
+            "intent": self.header.intent,
+            "sections": self.header.sections,
+            "symbols": self.symbols,
+            "headings": self.headings,
+            "references": self.references,
+            "changes": [asdict(change) for change in self.changes],
+        }
+        return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> FileFacts:
@@ -40,7 +50,7 @@ class FileFacts:
         return cls(
             values["language"],
             Role(values["role"]),
-            headers.Header(**values["header"]),
+            headers.Header(values["intent"], values["sections"]),
             tuple(values["symbols"]),
             tuple(values["headings"]),
             tuple(values["references"]),

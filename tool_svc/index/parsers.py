@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
 
 from tool_svc.index.database import ContentRow, FileRow
 from tool_svc.index.parse import flavour_of, parse_file
-from tool_svc.workspace.beneath import open_directory
-from tool_svc.workspace.filesystem import read_beneath
+from tool_svc.workspace.beneath import open_beneath, open_directory
+from tool_svc.workspace.filesystem import read_in
 from tool_svc.workspace.refusal import RefusalCode, RefusedError
 from tool_svc.workspace.source import RawFile
 from tool_svc.workspace.text import text_of
@@ -53,7 +55,7 @@ def parse_raw(path: str, raw: RawFile) -> ParsedFile:
     state = raw.state
     flavour = flavour_of(path)
     try:
-        facts, search = parse_file(path, text_of(raw.content))
+        facts, search = parse_file(path, text_of(raw.content).replace("\r\n", "\n"))
     except RefusedError as error:
         refusal = error.refusal.code.value
         return ParsedFile(
@@ -131,19 +133,26 @@ def _serve(pipe: Connection, root: Path, max_file_bytes: int) -> None:
 
 
 def _parse_batch(root: Path, paths: Sequence[str], max_file_bytes: int) -> list[ParsedFile]:
-    parsed = []
+    parsed: list[ParsedFile] = []
     with open_directory(str(root)) as handle:
-        for path in paths:
+        for directory, group in groupby(paths, posixpath.dirname):
+            in_directory = list(group)
             try:
-                raw = read_beneath(handle, path, max_file_bytes + 1)
+                with open_beneath(handle, directory) as parent:
+                    parsed += [_parse_in(parent, path, max_file_bytes) for path in in_directory]
             except RefusedError as error:
-                parsed.append(_unread(path, error.refusal.code))
-                continue
-            if raw.is_cut or len(raw.content) > max_file_bytes:  # grew since it was listed
-                parsed.append(_unread(path, RefusalCode.TOO_LARGE))
-            else:
-                parsed.append(parse_raw(path, raw))
+                parsed += [_unread(path, error.refusal.code) for path in in_directory]
     return parsed
+
+
+def _parse_in(directory: int, path: str, max_file_bytes: int) -> ParsedFile:
+    try:
+        raw = read_in(directory, posixpath.basename(path), max_file_bytes + 1)
+    except RefusedError as error:
+        return _unread(path, error.refusal.code)
+    if len(raw.content) > max_file_bytes:  # grew since it was listed
+        return _unread(path, RefusalCode.TOO_LARGE)
+    return parse_raw(path, raw)
 
 
 def _unread(path: str, code: RefusalCode) -> ParsedFile:

@@ -8,6 +8,13 @@ from collections.abc import Iterable
 # In camelCase a word starts at an upper-case letter after a lower-case one, and at the last upper-case letter of a run
 # (HTTPServer).
 _JOINT = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_CLASSES = (
+    bytes(
+        ord("A" if char.isupper() else "a" if char.isalnum() or char == "_" else " ") for char in map(chr, range(128))
+    )
+    + b" " * 128
+)
+_LONGEST_WORD = 100
 _COMPOUND = re.compile(r"\b\w*[a-z0-9][A-Z]\w*")
 _WORD = re.compile(r"[^\W_]+")
 
@@ -30,7 +37,17 @@ def split_compounds(text: str) -> str:
 
 def compounds_of(text: str) -> set[str]:
     """The distinct camelCase words of `text`."""
-    return set(_COMPOUND.findall(text))
+    # A search over character classes runs at memory speed; a regular expression would cost more than all the rest.
+    classes = text.encode("ascii", "replace").translate(_CLASSES)
+    found = set()
+    joint = classes.find(b"aA")
+    while joint >= 0:
+        end = classes.find(b" ", joint)
+        end = len(classes) if end < 0 else end
+        if end - joint < _LONGEST_WORD:
+            found.add(text[classes.rfind(b" ", 0, joint) + 1 : end])
+        joint = classes.find(b"aA", end)
+    return found
 
 
 def words_of(text: str) -> list[str]:

@@ -38,23 +38,26 @@ def open_directory(name: str, *, beneath: int | None = None) -> Iterator[int]:
 
 
 @contextmanager
-def open_file(root: int, path: str) -> Iterator[int]:
-    """A handle of the regular file at workspace-relative, normal `path` beneath the handle `root`.
+def open_beneath(root: int, path: str) -> Iterator[int]:
+    """A handle of the directory at workspace-relative, normal `path` ("" for the root itself) beneath the handle `root`.
 
     Raises RefusedError: NOT_FOUND, NOT_A_FILE (also for links anywhere in the path), UNREADABLE.
     """
-    *directories, name = path.split("/")
-    parent = root
+    handle = os.dup(root)
     try:
-        for directory in directories:
-            child = _open(directory, _DIRECTORY, parent)
-            if parent != root:
-                os.close(parent)
-            parent = child
-        handle = _open(name, _FILE, parent)
+        for directory in path.split("/") if path else ():
+            child = _open(directory, _DIRECTORY, handle)
+            os.close(handle)
+            handle = child
+        yield handle
     finally:
-        if parent != root:
-            os.close(parent)
+        os.close(handle)
+
+
+@contextmanager
+def open_file(directory: int, name: str) -> Iterator[int]:
+    """A handle of the regular file `name` in the directory `directory`. Raises RefusedError as `open_beneath`."""
+    handle = _open(name, _FILE, directory)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise refused(NOT_A_FILE)

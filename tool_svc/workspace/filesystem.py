@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tool_svc.workspace import git
-from tool_svc.workspace.beneath import open_directory, open_file, read_up_to
+from tool_svc.workspace.beneath import open_beneath, open_directory, open_file, read_up_to
 from tool_svc.workspace.ignore import GITIGNORE, IgnoreRules
 from tool_svc.workspace.paths import SCRATCHPAD, is_plain_name, never_entered, never_read
 from tool_svc.workspace.refusal import (
@@ -79,8 +79,12 @@ class FilesystemSource:
 
     def read(self, path: str, limit: int) -> RawFile:
         """See `FileSource`."""
-        with open_directory(str(self._root)) as root:
-            return read_beneath(root, path, limit)
+        refusal = never_read(path)
+        if refusal is not None:
+            raise refused(refusal)
+        directory, _, name = path.rpartition("/")
+        with open_directory(str(self._root)) as root, open_beneath(root, directory) as parent:
+            return read_in(parent, name, limit)
 
     def refusal(self, path: str) -> Refusal | None:
         """Why a path that no listing names is not read; None when it is a file that came after the listing."""
@@ -89,9 +93,9 @@ class FilesystemSource:
             return refusal
         with open_directory(str(self._root)) as root:
             try:
-                with open_file(root, path):
-                    pass
-                ignored = self._is_ignored(root, path)
+                directory, _, name = path.rpartition("/")
+                with open_beneath(root, directory) as parent, open_file(parent, name):
+                    ignored = self._is_ignored(root, path)
             except RefusedError as error:
                 return error.refusal
         return IGNORED if ignored else None
@@ -105,14 +109,19 @@ class FilesystemSource:
         parts = path.split("/")
         for depth in range(len(parts)):
             directory = "/".join(parts[:depth])
-            rules = rules.with_file(directory, _lines(root, f"{directory}/{GITIGNORE}" if directory else GITIGNORE))
+            with open_beneath(root, directory) as handle:
+                rules = rules.with_file(directory, _lines(handle, GITIGNORE))
             if rules.ignores("/".join(parts[: depth + 1]), is_directory=depth + 1 < len(parts)):
                 return True
         return False
 
     def _root_rules(self, root: int) -> IgnoreRules:
         """Rules that hold above every `.gitignore`. One object as long as they stay the same."""
-        lines = tuple(_lines(root, ".git/info/exclude"))
+        try:
+            with open_beneath(root, ".git/info") as info:
+                lines = tuple(_lines(info, "exclude"))
+        except RefusedError:
+            lines = ()
         if lines != self._exclude_lines:
             self._exclude_lines = lines
             self._exclude = IgnoreRules().with_file("", lines)
@@ -227,12 +236,9 @@ class FilesystemSource:
             self._flatten(child, f"{prefix}{name}/", files, skipped)
 
 
-def read_beneath(root: int, path: str, limit: int) -> RawFile:
-    """The first `limit` bytes of the file at `path` beneath the handle `root`. Raises RefusedError."""
-    refusal = never_read(path)
-    if refusal is not None:
-        raise refused(refusal)
-    with open_file(root, path) as handle:
+def read_in(directory: int, name: str, limit: int) -> RawFile:
+    """The first `limit` bytes of the file `name` in a directory. Raises RefusedError; its name is the caller's matter."""
+    with open_file(directory, name) as handle:
         now_ns = time.time_ns()
         before = os.fstat(handle)
         content = read_up_to(handle, limit)
@@ -267,9 +273,9 @@ def _rules_of(
     return stamp, inherited.with_file(path, _lines(handle, GITIGNORE))
 
 
-def _lines(handle: int, path: str) -> Iterator[str]:
+def _lines(directory: int, name: str) -> Iterator[str]:
     try:
-        with open_file(handle, path) as file:
+        with open_file(directory, name) as file:
             yield from read_up_to(file, MAX_IGNORE_FILE_BYTES).decode("utf-8", "replace").splitlines()
     except RefusedError:
         return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import posixpath
-from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+import re
 
 from tool_svc.workspace.refusal import BINARY, IGNORED, NOT_FOUND, OUTSIDE, SECRET, Refusal, refused
 
@@ -29,7 +29,7 @@ SECRET_NAMES = frozenset(
     master.key secret.json secret.yml secret.yaml secret.toml secrets.json secrets.yml secrets.yaml secrets.toml
     secrets.ini client_secret.json service-account.json service_account.json terraform.tfstate.backup""".split()  # noqa: SIM905
 )
-SECRET_PATTERNS = (
+_SECRET_PATTERNS = (
     ".env*",
     "*.env",
     "id_rsa*",
@@ -39,6 +39,9 @@ SECRET_PATTERNS = (
     "client_secret_*.json",
     "*.secret",
 )
+
+
+_SECRET = re.compile("|".join(map(fnmatch.translate, _SECRET_PATTERNS)))
 
 
 def normalise(path: str) -> str:
@@ -82,7 +85,7 @@ def never_read(path: str) -> Refusal | None:
     name = parts[-1]
     if name in VCS_DIRECTORIES:  # a worktree's or submodule's `.git` file
         return IGNORED
-    if not all(is_plain_name(part) for part in parts):
+    if not is_plain_name(path):
         return IGNORED
     if is_secret_name(name):
         return SECRET
@@ -101,8 +104,8 @@ def is_secret_name(name: str) -> bool:
     lowered = name.lower()
     return (
         lowered in SECRET_NAMES
-        or PurePosixPath(lowered).suffix in SECRET_SUFFIXES
-        or any(fnmatchcase(lowered, pattern) for pattern in SECRET_PATTERNS)
+        or posixpath.splitext(lowered)[1] in SECRET_SUFFIXES
+        or _SECRET.match(lowered) is not None
     )
 
 
