@@ -6,7 +6,6 @@ Each service is a process of its own and is reached by gRPC, as in a cluster; on
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -63,7 +63,7 @@ class House:
                 await self._start(BEDROCK)
             for name in SERVICES:
                 await self._start(name)
-            await asyncio.gather(*(self._wait_until_serving(name) for name in SERVICES))
+            await asyncio.gather(*(self._wait_until_ready(name) for name in self._processes))
         except BaseException:
             await self._stop()
             raise
@@ -135,22 +135,34 @@ class House:
                 start_new_session=True,
             )
 
-    async def _wait_until_serving(self, name: str) -> None:
-        channel = open_channel(self.address(name), self.settings)
-        stub = health_pb2_grpc.HealthStub(channel)
+    async def _wait_until_ready(self, name: str) -> None:
+        is_ready = self._bedrock_listens if name == BEDROCK else partial(self._is_serving, name)
         deadline = asyncio.get_running_loop().time() + _READY_SECONDS
+        while not await is_ready():
+            if self._processes[name].returncode is not None:
+                raise HouseError(f"{name} did not start: {self._last_words(name)}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise HouseError(f"{name} was not ready within {_READY_SECONDS:.0f} s: {self._last_words(name)}")
+            await asyncio.sleep(0.05)
+
+    async def _is_serving(self, name: str) -> bool:
+        channel = open_channel(self.address(name), self.settings)
         try:
-            while asyncio.get_running_loop().time() < deadline:
-                if self._processes[name].returncode is not None:
-                    raise HouseError(f"{name} did not start: {self._last_words(name)}")
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
-                    if response.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
-                await asyncio.sleep(0.05)
+            request = health_pb2.HealthCheckRequest()
+            response = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=1.0)
+            return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+        except grpc.aio.AioRpcError:
+            return False
         finally:
             await channel.close(None)
-        raise HouseError(f"{name} was not ready within {_READY_SECONDS:.0f} s: {self._last_words(name)}")
+
+    async def _bedrock_listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", int(self._environment["DBP_BEDROCK_LOCAL_PORT"]))
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     def _last_words(self, name: str) -> str:
         lines = self.log_of(name).read_text(errors="replace").strip().splitlines()
