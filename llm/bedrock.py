@@ -27,6 +27,7 @@ from botocore.awsrequest import (
     AWSHTTPSConnectionPool,
 )
 from botocore.config import Config
+from urllib3 import HTTPConnectionPool
 
 from llm.bedrock_errors import EXPECTED, Kind, ModelCallError, error_from
 from llm.settings import LlmSettings
@@ -225,7 +226,8 @@ class BedrockClient:
                 tcp_keepalive=True,
             ),
         )
-        self.can_abort = _hook_connections(self._client)
+        self._pools: list[HTTPConnectionPool] = []
+        self.can_abort = _hook_connections(self._client, self._pools)
         self._slots = asyncio.Semaphore(settings.concurrent_calls)
         self._threads = ThreadPoolExecutor(settings.concurrent_calls, thread_name_prefix="bedrock")
         self._running: set[EventStream] = set()
@@ -262,6 +264,8 @@ class BedrockClient:
             stream.abort()
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
         self._client.close()
+        for pool in self._pools:  # urllib3 would leave that to the garbage collector
+            pool.close()
 
     def _open_stream(self, request: Mapping[str, Any]) -> _Events:
         response: Any = self._client.converse_stream(**request)
@@ -288,11 +292,19 @@ def _as_events(response: Mapping[str, Any]) -> Generator[Event, None, None]:
     yield {"metadata": {"usage": response["usage"]}}
 
 
-def _hook_connections(client: BedrockRuntimeClient) -> bool:
-    """Has the client make connections that know their call. False when botocore is no longer built that way."""
+def _hook_connections(client: BedrockRuntimeClient, pools: list[HTTPConnectionPool]) -> bool:
+    """Has the client make connections that know their call, in pools that are listed. False when botocore is built otherwise."""
+
+    def listed(pool_class: type[HTTPConnectionPool]) -> Callable[..., HTTPConnectionPool]:
+        def make(*args: Any, **kwargs: Any) -> HTTPConnectionPool:
+            pools.append(pool_class(*args, **kwargs))
+            return pools[-1]
+
+        return make
+
     try:
         classes = client._endpoint.http_session._pool_classes_by_scheme  # type: ignore[attr-defined]
-        classes["http"], classes["https"] = _HttpPool, _HttpsPool
+        classes["http"], classes["https"] = listed(_HttpPool), listed(_HttpsPool)
     except (AttributeError, TypeError):
         _log.warning("this botocore does not let calls be aborted: they run on until their read timeout")
         return False
