@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from jobs_svc.audit import AppendAudit
@@ -16,14 +15,10 @@ from jobs_svc.operations import AbortJobs, Created, CreateJobs, Lease, Release, 
 from jobs_svc.reads import Reads
 from jobs_svc.transaction import Changes, Operation, ReportJobs
 from jobs_svc.turns import Claimer
-from jobs_svc.watches import LogWatches, StopWatches, Waiters
+from jobs_svc.watches import STOP_MEMORY, LogWatches, StopWatches, Waiter, Waiters
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.group_commit import GroupCommitter
-from svc_common.times import MICROS, Clock
-
-# How long a stop is repeated to a worker that connects; longer than any lease goes on unnoticed.
-STOP_MEMORY = 600 * MICROS
-RETIRED_REMEMBERED = 10_000
+from svc_common.times import Clock
 
 
 class JobQueue:
@@ -37,11 +32,19 @@ class JobQueue:
         self.logs = LogWatches()
         self.stops = StopWatches()
         self.waiters = Waiters()
-        self._retired: dict[str, None] = {}
+        self.on_retire: Callable[[str], None] = lambda worker_id: None  # lets other replicas know
         self._giving_back: set[asyncio.Future[Any]] = set()
 
     async def create(self, op: CreateJobs) -> list[Created]:
-        return cast(list[Created], await self._committer.submit(op))
+        """Workers that wait for such jobs claim them in the very commit that creates them."""
+        chosen: dict[Waiter, str] = {}
+        if not op.claim_for:
+            for kind, number in Counter(job.kind for job in op.jobs).items():
+                chosen.update((waiter, kind) for waiter in self.waiters.choose(kind, number))
+        creation, *claims = self._committer.enqueue(op, *(waiter.claimer for waiter in chosen))
+        for (waiter, kind), claim in zip(chosen.items(), claims, strict=True):
+            waiter.wake(kind, claim)
+        return cast(list[Created], await creation)
 
     async def report(self, reports: Sequence[Report]) -> list[Reported]:
         return cast(list[Reported], await self._committer.submit(ReportJobs(reports)))
@@ -54,33 +57,33 @@ class JobQueue:
 
     async def claim(self, claimer: Claimer, max_wait: float) -> list[Lease]:
         """Leases for the claimer, waiting up to `max_wait` seconds for the first."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + max_wait
-        with self.waiters.wait(claimer.worker_id, claimer.kinds) as waiter:
-            while claimer.worker_id not in self._retired:
-                waiter.ready.clear()
-                leases = await self._claim(claimer)
-                if leases or loop.time() >= give_up:
+        give_up = asyncio.get_running_loop().time() + max_wait
+        with self.waiters.wait(claimer) as waiter:
+            while True:
+                if self.waiters.is_over(waiter):
+                    return []
+                claim = waiter.take_claim() or self._committer.enqueue(claimer)[0]
+                if leases := await self._leases(claim):
                     return leases
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(give_up):
-                        await waiter.ready.wait()
-        return []
+                try:
+                    if not await waiter.ready(give_up):
+                        return []
+                except asyncio.CancelledError:
+                    if made := waiter.claim:
+                        made.add_done_callback(self._give_back)
+                    raise
 
-    def retire(self, worker_id: str) -> None:
-        """Gives the worker no further leases. Remembers the last of them only: names are not used again."""
-        self._retired[worker_id] = None
-        if len(self._retired) > RETIRED_REMEMBERED:
-            del self._retired[next(iter(self._retired))]
-        self.waiters.wake_worker(worker_id)
-
-    async def _claim(self, claimer: Claimer) -> list[Lease]:
-        claim = asyncio.ensure_future(self._committer.submit(claimer))
+    async def _leases(self, claim: asyncio.Future[list[Lease]]) -> list[Lease]:
         try:
-            return cast(list[Lease], await asyncio.shield(claim))
+            return await asyncio.shield(claim)
         except asyncio.CancelledError:
             claim.add_done_callback(self._give_back)
             raise
+
+    def retire(self, worker_id: str) -> None:
+        """Gives the worker no further leases."""
+        self.waiters.retire(worker_id)
+        self.on_retire(worker_id)
 
     def _give_back(self, claim: asyncio.Future[list[Lease]]) -> None:
         """The worker left before it got its leases: nobody would work on them until they expire."""
@@ -113,6 +116,12 @@ class JobQueue:
                 yield recent
             while True:
                 yield await watch.next()
+
+    async def oldest_due_ages(self) -> Mapping[str, int]:
+        """By kind, for how many microseconds the oldest due job has been so."""
+        now = self._clock()
+        oldest = await self.reads.oldest_due(self.counters.kinds)
+        return {kind: max(0, now - due_time) for kind, due_time in oldest.items()}
 
     async def recount(self) -> None:
         """Takes the counters anew from the store."""

@@ -13,16 +13,15 @@ from sqlalchemy import Connection, case, func, or_, select, tuple_
 from jobs_svc import rows
 from jobs_svc.audit import AuditRecord
 from jobs_svc.events import Event
-from jobs_svc.job import Job, Phase, Stop
+from jobs_svc.job import Job, Phase, Stop, parse_lane
 from jobs_svc.statements import Statements
-from jobs_svc.tables import audit, events, jobs, live, stops
+from jobs_svc.tables import audit, compactions, events, jobs, live, stops
 from svc_common.endings import JobState
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from svc_common.store import Database
 
 EVENTS_PER_PAGE = 500
 BYTES_PER_PAGE = 4 * 1024 * 1024
-_CONTENT = ("payload", "result", "checkpoint")
 _state = case(
     (jobs.c.state != 0, jobs.c.state),
     (live.c.phase == Phase.RUNNING, int(JobState.RUNNING)),
@@ -123,6 +122,27 @@ class Reads:
         return await self._database.read(
             lambda connection: dict(map(tuple, connection.execute(self._sql.last_sequences, parameters)))
         )
+
+    async def ready_lanes(self, kinds: Iterable[str]) -> Sequence[str]:
+        """The lanes of these kinds in which jobs wait that can be leased."""
+        parameters = {"kinds": self._sql.among(kinds)}
+        return await self._database.read(
+            lambda connection: connection.execute(self._sql.lanes, parameters).scalars().all()
+        )
+
+    async def oldest_due(self, kinds: Iterable[str]) -> Mapping[str, int]:
+        """By kind, since when the oldest job that can be leased has been due."""
+        parameters = {"kinds": self._sql.among(kinds)}
+        found = await self._database.read(lambda connection: connection.execute(self._sql.oldest_due, parameters).all())
+        oldest: dict[str, int] = {}
+        for lane, due_time in found:
+            kind = parse_lane(lane)[0]
+            oldest[kind] = min(due_time, oldest.get(kind, due_time))
+        return oldest
+
+    async def roots_to_compact(self, limit: int) -> Sequence[str]:
+        query = select(compactions.c.root_id).limit(limit)
+        return await self._database.read(lambda connection: connection.execute(query).scalars().all())
 
     async def stops_since(self, worker_ids: Iterable[str], time: int) -> list[Stop]:
         query = select(*(stops.c[name] for name in rows.STOP_COLUMNS)).where(

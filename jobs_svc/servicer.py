@@ -106,7 +106,11 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
         self, request: jobs_pb2.GetQueueStatsRequest, context: Context
     ) -> jobs_pb2.GetQueueStatsResponse:
         response = jobs_pb2.GetQueueStatsResponse()
+        ages = await self._queue.oldest_due_ages()
         for kind in self._queue.counters.kinds:
             counts = self._queue.counters.of(kind)
-            response.kinds.add(kind=kind, due=counts.due, delayed=counts.delayed, running=counts.running)
+            age = to_duration(ages[kind]) if kind in ages else None
+            response.kinds.add(
+                kind=kind, due=counts.due, delayed=counts.delayed, running=counts.running, oldest_due_age=age
+            )
         return response

@@ -43,6 +43,23 @@ class JobsSettings(ServiceSettings):
         default_factory=dict, description="jobs of a kind that may run at once for each tenant, in the same form"
     )
 
+    retention_seconds: float = Field(
+        7 * 86400.0,
+        ge=0,
+        description="how long trees of jobs, their events and audit logs are kept after their root ended",
+    )
+    retention_interval_seconds: float = Field(60.0, gt=0, le=86400, description="how often old trees are looked for")
+    poll_only: bool = Field(
+        False,
+        description="PostgreSQL: learn what other replicas did by polling alone, as PgBouncer in transaction mode needs",
+    )
+    signals_database_url: str = Field(
+        "", repr=False, description="PostgreSQL: a direct connection for LISTEN and NOTIFY beside a pooled database_url"
+    )
+    poll_seconds: float = Field(
+        0.0, ge=0, le=60, description="PostgreSQL: time between polls; 0: 1 s beside signals, 0.05 s with poll_only"
+    )
+
     def policy(self) -> Policy:
         lease = _micros(self.lease_seconds)
         return Policy(

@@ -15,6 +15,7 @@ from sqlalchemy.types import Text as TextType
 from jobs_svc import rows, tables
 from jobs_svc.job import Phase
 
+_CONTENT = frozenset({"payload", "result", "checkpoint"})
 _WRITERS_TURN = 7236479  # key of the advisory lock that lets one replica write at a time
 
 
@@ -38,8 +39,8 @@ class Statements:
         self.live_due = text(f"SELECT {live} FROM live WHERE wake_time <= :now ORDER BY wake_time LIMIT :limit")
         self.next_wake = text("SELECT min(wake_time) FROM live")
         self.jobs = text(f"SELECT {jobs} FROM jobs WHERE {self._among('id', 'ids')}")
-        hollow = jobs.replace("payload", "'' AS payload").replace("result", "'' AS result")
-        hollow = hollow.replace("checkpoint", "'' AS checkpoint")
+        nothing = "x''" if is_sqlite else "''::bytea"
+        hollow = ", ".join(f"{nothing} AS {name}" if name in _CONTENT else name for name in rows.JOB_COLUMNS)
         self.jobs_without_content = text(f"SELECT {hollow} FROM jobs WHERE {self._among('id', 'ids')}")
         self.last_sequences = text(f"SELECT id, last_sequence FROM live WHERE {self._among('id', 'ids')}")
         errors = ", ".join(rows.ATTEMPT_ERROR_COLUMNS)
@@ -51,15 +52,20 @@ class Statements:
             f" WHERE l.parent_id = '' AND l.phase IN ({_phases(*Phase)}) GROUP BY l.lane"
         )
         # A loose index scan: one probe of the index per lane, however many jobs wait in it.
-        self.lanes = text(
+        ready = f"l.phase = {Phase.READY:d}"
+        lanes = (
             "WITH RECURSIVE lanes(kind, lane) AS ("
-            f"SELECT k.value, (SELECT min(lane) FROM live l WHERE l.phase = {Phase.READY:d} AND {_in_kind('l')})"
+            f"SELECT k.value, (SELECT min(l.lane) FROM live l WHERE {ready} AND {_in_kind('l')})"
             f" FROM {self._rows_of('kinds')} "
             "UNION ALL "
-            f"SELECT kind, (SELECT min(l.lane) FROM live l WHERE l.phase = {Phase.READY:d} AND l.lane > lanes.lane"
-            " AND l.lane < lanes.kind || '0') FROM lanes WHERE lanes.lane IS NOT NULL"
-            ") SELECT lane FROM lanes WHERE lane IS NOT NULL"
+            f"SELECT kind, (SELECT min(l.lane) FROM live l WHERE {ready} AND l.lane > lanes.lane"
+            " AND l.lane < lanes.kind || '0') FROM lanes WHERE lanes.lane IS NOT NULL)"
         )
+        self.lanes = text(f"{lanes} SELECT lane FROM lanes WHERE lane IS NOT NULL")
+        first_due = (
+            f"SELECT l.due_time FROM live l WHERE {ready} AND l.lane = lanes.lane ORDER BY l.create_time LIMIT 1"
+        )
+        self.oldest_due = text(f"{lanes} SELECT lane, ({first_due}) FROM lanes WHERE lane IS NOT NULL")
         self.running = text(f"SELECT lane, count(*) FROM live WHERE phase = {Phase.RUNNING:d} GROUP BY lane")
         # The first :wanted of each lane; the inner query finds the age of the first one that is not wanted.
         self.waiting = text(

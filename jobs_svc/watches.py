@@ -8,14 +8,21 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import groupby
+from contextlib import contextmanager, suppress
+from itertools import groupby, islice
 from operator import attrgetter
 
 from jobs_svc.events import Event, Note, Text
 from jobs_svc.job import Stop
+from jobs_svc.operations import Lease
+from jobs_svc.turns import Claimer
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.times import MICROS
 
+# How long a stop is repeated to a worker that connects; longer than any lease goes on unnoticed.
+STOP_MEMORY = 600 * MICROS
+STOPS_REMEMBERED = 10_000
+RETIRED_REMEMBERED = 10_000
 MAX_BUFFERED_EVENTS = 4096
 MAX_BUFFERED_BYTES = 8 * 1024 * 1024
 
@@ -29,7 +36,13 @@ class LogWatch:
         self._is_behind = False
         self._is_slow = False
         self._news = asyncio.Event()
+        self._sequence = 0
         self._closed: ServiceError | None = None
+
+    @property
+    def known(self) -> int:
+        """The last sequence that was offered or read."""
+        return self._events[-1].sequence if self._events else self._sequence
 
     def restart(self) -> None:
         """Forgets what was kept: the watcher reads the store from here on. Call before reading."""
@@ -62,6 +75,7 @@ class LogWatch:
 
     async def next(self, sequence: int) -> Sequence[Event] | None:
         """Waits for the events that follow on `sequence`; None means that the store must be read. Raises WATCHER_TOO_SLOW."""
+        self._sequence = sequence
         await self._news.wait()
         if self._closed:
             raise self._closed
@@ -120,6 +134,10 @@ class LogWatches:
                 for watch in watches:
                     watch.offer(offered)
 
+    def known(self, root_id: str) -> int:
+        """The last sequence that all watchers of a log know of."""
+        return min((watch.known for watch in self._watches.get(root_id, ())), default=0)
+
     def touch(self, root_ids: Iterable[str]) -> None:
         for root_id in root_ids:
             for watch in self._watches.get(root_id, ()):
@@ -133,16 +151,19 @@ class LogWatches:
 
 
 class StopWatch:
-    """One worker's stops that were not sent yet."""
+    """One worker's stops, each once."""
 
     def __init__(self) -> None:
         self._stops: dict[tuple[str, int], Stop] = {}
+        self._sent: dict[tuple[str, int], None] = {}  # the last ones
         self._news = asyncio.Event()
         self._closed: ServiceError | None = None
 
     def offer(self, stop: Stop) -> None:
-        self._stops[stop.job_id, stop.fencing_token] = stop
-        self._news.set()
+        key = stop.job_id, stop.fencing_token
+        if key not in self._sent:
+            self._stops[key] = stop
+            self._news.set()
 
     def close(self, error: ServiceError) -> None:
         self._closed = error
@@ -154,7 +175,10 @@ class StopWatch:
             raise self._closed
         self._news.clear()
         stops = tuple(self._stops.values())
+        self._sent.update(dict.fromkeys(self._stops))
         self._stops.clear()
+        while len(self._sent) > STOPS_REMEMBERED:
+            del self._sent[next(iter(self._sent))]
         return stops
 
 
@@ -195,12 +219,38 @@ class StopWatches:
 
 
 class Waiter:
-    """A worker that waits for a job of some kinds to become ready."""
+    """A worker that waits for a job it can claim."""
 
-    def __init__(self, worker_id: str, kinds: frozenset[str]) -> None:
-        self.worker_id = worker_id
-        self.kinds = kinds
-        self.ready = asyncio.Event()
+    def __init__(self, claimer: Claimer) -> None:
+        self.claimer = claimer
+        self.woken_for = ""  # the kind of job that is ready
+        self.claim: asyncio.Future[list[Lease]] | None = (
+            None  # made for it already, in the commit that makes the job ready
+        )
+        self._ready = asyncio.Event()
+
+    def wake(self, kind: str, claim: asyncio.Future[list[Lease]] | None = None) -> None:
+        self.woken_for = kind
+        self.claim = claim
+        self._ready.set()
+
+    @property
+    def is_woken(self) -> bool:
+        return self._ready.is_set()
+
+    async def ready(self, give_up: float) -> bool:
+        """Waits to be woken, until `give_up` of the loop's clock; whether it was."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(give_up):
+                await self._ready.wait()
+        return self._ready.is_set()
+
+    def take_claim(self) -> asyncio.Future[list[Lease]] | None:
+        """Goes on waiting after the claim that is returned, if it was made for it."""
+        claim, self.claim = self.claim, None
+        self.woken_for = ""
+        self._ready.clear()
+        return claim
 
 
 class Waiters:
@@ -208,38 +258,48 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiters: dict[Waiter, None] = {}
+        self._retired: dict[str, None] = {}
         self._is_closed = False
 
     @property
     def kinds(self) -> frozenset[str]:
-        return frozenset[str]().union(*(waiter.kinds for waiter in self._waiters))
+        return frozenset[str]().union(*(waiter.claimer.kinds for waiter in self._waiters))
 
     @contextmanager
-    def wait(self, worker_id: str, kinds: frozenset[str]) -> Iterator[Waiter]:
-        waiter = Waiter(worker_id, kinds)
-        if self._is_closed:
-            waiter.ready.set()
+    def wait(self, claimer: Claimer) -> Iterator[Waiter]:
+        waiter = Waiter(claimer)
         self._waiters[waiter] = None
         try:
             yield waiter
         finally:
             del self._waiters[waiter]
+            if waiter.woken_for and waiter.claim is None:  # it left, and the job is still there
+                self.wake(waiter.woken_for, 1)
+
+    def choose(self, kind: str, number: int) -> list[Waiter]:
+        """As many of those that wait as there are jobs for; the others would come in vain."""
+        able = (waiter for waiter in self._waiters if not waiter.is_woken and kind in waiter.claimer.kinds)
+        return list(islice(able, max(0, number)))
 
     def wake(self, kind: str, number: int) -> None:
-        """Wakes as many as there are jobs for; the others would come in vain."""
-        for waiter in self._waiters:
-            if number <= 0:
-                return
-            if kind in waiter.kinds and not waiter.ready.is_set():
-                waiter.ready.set()
-                number -= 1
+        for waiter in self.choose(kind, number):
+            waiter.wake(kind)
 
-    def wake_worker(self, worker_id: str) -> None:
+    def is_over(self, waiter: Waiter) -> bool:
+        """Whether it shall claim no more; a claim that was made for it already is still its own."""
+        return waiter.claim is None and (self._is_closed or waiter.claimer.worker_id in self._retired)
+
+    def retire(self, worker_id: str) -> None:
+        """Ends the waits of a worker, now and later. Remembers the last workers only: names are not used again."""
+        self._retired[worker_id] = None
+        if len(self._retired) > RETIRED_REMEMBERED:
+            del self._retired[next(iter(self._retired))]
         for waiter in self._waiters:
-            if waiter.worker_id == worker_id:
-                waiter.ready.set()
+            if waiter.claimer.worker_id == worker_id and not waiter.is_woken:
+                waiter.wake("")
 
     def close(self) -> None:
         self._is_closed = True
         for waiter in self._waiters:
-            waiter.ready.set()
+            if not waiter.is_woken:
+                waiter.wake("")

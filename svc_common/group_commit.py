@@ -56,14 +56,19 @@ class GroupCommitter(Generic[Op, Out]):
 
     async def submit(self, op: Op) -> Out:
         """Returns the operation's result once it is durable. Cancelling the wait does not undo the operation."""
+        [result] = self.enqueue(op)
+        return await result
+
+    def enqueue(self, *ops: Op) -> list[asyncio.Future[Out]]:
+        """The results to come of operations that go into one commit, in this order, if it has room for all of them."""
         if self._closed:
             raise ServiceError(ErrorReason.SERVICE_UNAVAILABLE, "the service is stopping")
-        future: asyncio.Future[Out] = self._loop.create_future()
-        self._pending.append((op, future))
+        futures: list[asyncio.Future[Out]] = [self._loop.create_future() for _ in ops]
+        self._pending.extend(zip(ops, futures, strict=True))
         self._drained.clear()
         if self._idle:
             self._hand_over()
-        return await future
+        return futures
 
     async def close(self) -> None:
         """Commits what is pending, then ends the threads."""

@@ -1,0 +1,126 @@
+"""What replicas on one PostgreSQL tell each other: which kinds have work, which logs have grown, which workers must stop something.
+
+NOTIFY makes commits wait for each other, so signals are gathered for some milliseconds and sent on a connection of their own, off
+the path of writes. A signal is a hint: whoever gets none finds out by polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import psycopg
+
+from jobs_svc.job import Phase
+from jobs_svc.transaction import Changes
+from svc_common.errors import ErrorReason, ServiceError
+
+CHANNEL = "dbp_jobs"
+GATHER_SECONDS = 0.005
+SELF_CHECK_SECONDS = 5.0
+MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes under 8000
+
+
+@dataclass(slots=True)
+class Signal:
+    """What has changed; `is_all` stands for anything. Kinds come with the number of jobs that became ready."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    roots: set[str] = field(default_factory=set)
+    workers: set[str] = field(default_factory=set)
+    retired: set[str] = field(default_factory=set)
+    is_all: bool = False
+
+    def add(self, changes: Changes) -> None:
+        self.kinds.update({kind: number for (kind, phase), number in changes.moved.items() if phase is Phase.READY})
+        self.roots.update(event.root_id for event in changes.events)
+        self.workers.update(stop.worker_id for stop in changes.stops)
+
+    def to_json(self, sender: str) -> str:
+        content = {
+            "from": sender,
+            "kinds": +self.kinds,  # jobs that our own workers have taken since are no news
+            "roots": sorted(self.roots),
+            "workers": sorted(self.workers),
+            "retired": sorted(self.retired),
+        }
+        payload = json.dumps(content)
+        if len(payload.encode()) > MAX_PAYLOAD_BYTES:
+            payload = json.dumps({"from": sender, "is_all": True})
+        return payload
+
+
+def parse_signal(payload: str) -> tuple[str, Signal]:
+    """The sender and what it says."""
+    content = json.loads(payload)
+    roots, workers, retired = (set(content.get(name, ())) for name in ("roots", "workers", "retired"))
+    return content["from"], Signal(Counter(content.get("kinds", {})), roots, workers, retired, "is_all" in content)
+
+
+class Signals:
+    """Sends and receives signals; `on_signal` is called on the loop for those of other replicas."""
+
+    def __init__(self, dsn: str, on_signal: Callable[[Signal], None]) -> None:
+        self._dsn = dsn
+        self._on_signal = on_signal
+        self._name = os.urandom(8).hex()
+        self._gathered = Signal()
+        self._news = asyncio.Event()
+
+    def send(self, changes: Changes) -> None:
+        """Tells the other replicas soon."""
+        self._gathered.add(changes)
+        self._news.set()
+
+    def send_retired(self, worker_id: str) -> None:
+        self._gathered.retired.add(worker_id)
+        self._news.set()
+
+    async def run_sender(self) -> None:
+        with _lost_as_unavailable():
+            async with await self._connect() as connection:
+                while True:
+                    # Without news an empty signal goes out all the same: our own listener waits for it.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(SELF_CHECK_SECONDS):
+                            await self._news.wait()
+                    await asyncio.sleep(GATHER_SECONDS)
+                    self._news.clear()
+                    signal, self._gathered = self._gathered, Signal()
+                    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, signal.to_json(self._name)))
+
+    async def run_listener(self) -> None:
+        """Ends with STORE_UNAVAILABLE when nothing, not even our own signals, was heard for too long."""
+        with _lost_as_unavailable():
+            async with await self._connect() as connection:
+                await connection.execute(f"LISTEN {CHANNEL}")
+                self._on_signal(Signal(is_all=True))  # for what was said while nobody listened
+                while await self._hear(connection):
+                    continue
+        raise ServiceError(ErrorReason.STORE_UNAVAILABLE, "the listening connection has fallen silent")
+
+    async def _hear(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> bool:
+        """Passes signals on until there is a silence; False when it lasted from the beginning."""
+        has_heard = False
+        async for notify in connection.notifies(timeout=3 * SELF_CHECK_SECONDS, stop_after=100):
+            has_heard = True
+            sender, signal = parse_signal(notify.payload)
+            if sender != self._name:
+                self._on_signal(signal)
+        return has_heard
+
+    async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
+        return await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=5)
+
+
+@contextmanager
+def _lost_as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        raise ServiceError(ErrorReason.STORE_UNAVAILABLE, "the connection for signals was lost") from error

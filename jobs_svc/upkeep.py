@@ -1,0 +1,130 @@
+"""What is done to finished roots in the background, in small steps: text is merged, and old trees are removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, select, update
+
+from jobs_svc import rows
+from jobs_svc.events import Event, merged
+from jobs_svc.reads import Reads
+from jobs_svc.tables import attempt_errors, audit, compactions, events, jobs, stops
+from jobs_svc.transaction import Operation, Upkeep
+from jobs_svc.watches import STOP_MEMORY
+from svc_common.group_commit import GroupCommitter
+from svc_common.times import Clock
+
+STEP_ROWS = 1000
+ROOTS_PER_STEP = 20
+PAUSE_SECONDS = 0.05  # between steps, so that callers are not held up
+IDLE_SECONDS = 1.0
+
+
+class Compactor:
+    """Merges the text of logs whose roots have ended. Safe to run in several replicas: all come to the same entries."""
+
+    def __init__(self, committer: GroupCommitter[Operation, Any], reads: Reads) -> None:
+        self._committer = committer
+        self._reads = reads
+
+    async def run(self) -> None:
+        while True:
+            roots = await self._reads.roots_to_compact(ROOTS_PER_STEP)
+            for root_id in roots:
+                await self._compact(root_id)
+                await asyncio.sleep(PAUSE_SECONDS)
+            if not roots:
+                await asyncio.sleep(IDLE_SECONDS)
+
+    async def _compact(self, root_id: str) -> None:
+        sequence, is_all = 0, False
+        while not is_all:
+            page = await self._reads.log(root_id, sequence)
+            is_all = page.is_all
+            if page.events:
+                sequence = page.events[-1].sequence
+                await self._committer.submit(Upkeep(_rewrite(root_id, page.events)))
+        done = delete(compactions).where(compactions.c.root_id == root_id)
+        await self._committer.submit(Upkeep(lambda connection: connection.execute(done)))
+
+
+def _rewrite(root_id: str, page: Sequence[Event]) -> Any:
+    """The step that replaces a page of a log by its merged form."""
+    kept = merged(page)
+    was = {event.sequence: event for event in page}
+    changed = [event for event in kept if event != was[event.sequence]]
+    gone = sorted(was.keys() - {event.sequence for event in kept})
+    in_log = events.c.root_id == root_id
+
+    def work(connection: Connection) -> None:
+        if not changed:
+            return
+        connection.execute(delete(events).where(in_log, events.c.sequence.in_(gone)))
+        values = [dict(zip(rows.EVENT_COLUMNS, rows.event_values(event), strict=True)) for event in changed]
+        connection.execute(
+            update(events)
+            .where(in_log, events.c.sequence == bindparam("at"))
+            .values(first_sequence=bindparam("from"), data=bindparam("text"), pieces=bindparam("lengths")),
+            [
+                {"at": v["sequence"], "from": v["first_sequence"], "text": v["data"], "lengths": v["pieces"]}
+                for v in values
+            ],
+        )
+
+    return work
+
+
+class Retention:
+    """Removes trees that ended long ago, the root last, so that what was begun goes on after a restart."""
+
+    def __init__(
+        self, committer: GroupCommitter[Operation, Any], clock: Clock, *, keep: int, interval_seconds: float
+    ) -> None:
+        """`keep` is in microseconds, counted from the end of the root."""
+        self._committer = committer
+        self._clock = clock
+        self._keep = keep
+        self._interval = interval_seconds
+
+    async def run(self) -> None:
+        while True:
+            has_more = await self._committer.submit(Upkeep(self._step))
+            await asyncio.sleep(PAUSE_SECONDS if has_more else self._interval)
+
+    def _step(self, connection: Connection) -> bool:
+        """Removes some rows; False when there was nothing to remove."""
+        connection.execute(delete(stops).where(stops.c.time < self._clock() - STOP_MEMORY))
+        before = self._clock() - self._keep
+        is_old = (jobs.c.create_time < before) & (jobs.c.state != 0) & (jobs.c.end_time < before)
+        oldest = select(jobs.c.id).where(jobs.c.parent_id == "", is_old).order_by(jobs.c.create_time)
+        root_ids = connection.execute(oldest.limit(ROOTS_PER_STEP)).scalars().all()
+        left = STEP_ROWS
+        for root_id in root_ids:
+            left -= _remove(connection, root_id, left)
+            if left <= 0:
+                break
+        return bool(root_ids)
+
+
+def _remove(connection: Connection, root_id: str, limit: int) -> int:
+    """Removes up to `limit` rows of a tree, and the root itself once nothing else is left. Returns how many."""
+    removed = 0
+    for log in (events, audit):
+        first = select(log.c.sequence).where(log.c.root_id == root_id).order_by(log.c.sequence).limit(limit - removed)
+        doomed = connection.execute(first).scalars().all()
+        connection.execute(delete(log).where(log.c.root_id == root_id, log.c.sequence.in_(doomed)))
+        removed += len(doomed)
+        if removed >= limit:
+            return removed
+    is_child = (jobs.c.root_id == root_id) & (jobs.c.parent_id != "")
+    children = connection.execute(select(jobs.c.id).where(is_child).limit(limit - removed)).scalars().all()
+    is_complete = removed + len(children) < limit
+    ids = [*children, root_id] if is_complete else list(children)
+    connection.execute(delete(attempt_errors).where(attempt_errors.c.job_id.in_(ids)))
+    connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
+    if is_complete:
+        connection.execute(delete(compactions).where(compactions.c.root_id == root_id))
+    return removed + len(ids)
