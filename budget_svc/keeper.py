@@ -53,7 +53,7 @@ class Keeper:
         self._database = database
         self._clock = clock
         self._intervals = intervals
-        self._waiting = WaitingRoom(self._reserve, self._reserve_in_turn, poll_seconds=intervals.poll)
+        self.waiting = WaitingRoom(self._reserve, self._reserve_in_turn, poll_seconds=intervals.poll)
         self._passed = asyncio.Event()
         self._is_stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -71,7 +71,7 @@ class Keeper:
         left = deadline.remaining()
         if left is not None:
             max_wait = min(max_wait, left - _ANSWER_SECONDS)
-        return await self._waiting.reserve(operation, priority=priority, max_wait=max_wait)
+        return await self.waiting.reserve(operation, priority=priority, max_wait=max_wait)
 
     async def charge(self, operation: ChargeOperation) -> Charge:
         return cast(Charge, await self._do(operation))
@@ -123,7 +123,7 @@ class Keeper:
 
     def start(self) -> None:
         self._tasks = [
-            asyncio.create_task(self._waiting.run(), name="budget-line"),
+            asyncio.create_task(self.waiting.run(), name="budget-line"),
             asyncio.create_task(self._repeat(self.sweep, _SWEEP_BATCH, self._intervals.sweep), name="budget-sweeper"),
         ]
         if self._intervals.retention_days:
@@ -132,7 +132,7 @@ class Keeper:
 
     async def stop(self) -> None:
         self._is_stopping = True
-        self._waiting.close()
+        self.waiting.close()
         self._passed.set()
         for task in self._tasks:
             task.cancel()
@@ -172,7 +172,7 @@ class Keeper:
     async def _do(self, operation: Operation) -> Value:
         outcome = await self._committer.submit(operation)
         if outcome.freed:
-            self._waiting.room_came_free(outcome.freed)
+            self.waiting.room_came_free(outcome.freed)
         if outcome.passed:
             self._passed.set()
             self._passed = asyncio.Event()

@@ -61,6 +61,10 @@ class WaitingRoom:
         self._wake = asyncio.Event()
         self._is_closed = False
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._line)
+
     async def reserve(self, operation: Reserve, *, priority: int, max_wait: float) -> Charge:
         """Reserves at once or within `max_wait` seconds. Raises the denial that stood last when there is no room in time."""
         ahead = self._line.levels_ahead_of(priority, operation.is_conclusion)

@@ -5,15 +5,17 @@ The model "penny" costs 1 pico-USD for each token of any sort, so a charge for N
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
+import pytest
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 from dbp.common.v1 import common_pb2
 
 from budget_svc.server import BudgetService, start
 from budget_svc.settings import BudgetSettings
 from svc_common.channel import call, open_channel
+from svc_common.errors import ServiceError
 from svc_common.settings import CommonSettings
 from svc_common.times import MICROS, duration_from_seconds, to_timestamp
 
@@ -139,3 +141,10 @@ class House:
 
 def amount(pico_usd: int) -> common_pb2.Amount:
     return common_pb2.Amount(pico_usd=pico_usd)
+
+
+async def refused(call: Awaitable[object]) -> ServiceError:
+    """The error of a call that must fail."""
+    with pytest.raises(ServiceError) as caught:
+        await call
+    return caught.value

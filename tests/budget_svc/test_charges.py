@@ -5,20 +5,14 @@ from __future__ import annotations
 import pytest
 from dbp.budget.v1 import budget_pb2
 
-from svc_common.errors import ErrorReason, ServiceError
-from tests.budget_svc.house import House, ManualClock
+from svc_common.errors import ErrorReason
+from tests.budget_svc.house import House, ManualClock, refused
 
 RESERVED = budget_pb2.Charge.STATE_RESERVED
 DISPATCHED = budget_pb2.Charge.STATE_DISPATCHED
 SETTLED = budget_pb2.Charge.STATE_SETTLED
 CHARGED_IN_FULL = budget_pb2.Charge.STATE_CHARGED_IN_FULL
 RELEASED = budget_pb2.Charge.STATE_RELEASED
-
-
-async def refused(awaitable: object) -> ServiceError:
-    with pytest.raises(ServiceError) as caught:
-        await awaitable  # type: ignore[misc]
-    return caught.value
 
 
 @pytest.fixture
