@@ -103,6 +103,17 @@ def masked(text: str) -> str:
     return _SECRETS.sub("[masked]", text)
 
 
+def _masked_within(value: Any) -> Any:
+    match value:
+        case str():
+            return masked(value)
+        case Mapping():
+            return {key: _masked_within(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_masked_within(item) for item in value]
+    return value
+
+
 def _who(task: Task, kind: str) -> dict[str, Any]:
     return {
         "type": kind,
@@ -119,7 +130,7 @@ def _with_content(record: Mapping[str, Any], content: Mapping[str, Any], is_kept
     hashed = {**record, "content_hash": hashlib.sha256(spoken.encode()).hexdigest()}
     if not is_kept:
         return _canonical(hashed)
-    whole = _canonical({**hashed, "content": masked(spoken)})
+    whole = _canonical({**hashed, "content": _masked_within(content)})
     if len(whole.encode()) <= _MAX_BYTES:
         return whole
     return _canonical({**hashed, "content_left_out_bytes": len(spoken.encode())})
