@@ -9,7 +9,7 @@ that BM25 needs.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ SCHEMA_VERSION = 1
 GENERATION, COMMIT, TREE, HISTORY = "generation", "commit", "tree", "history"
 
 _BUSY_TIMEOUT_S = 30.0
+# More of it means fewer merges of word lists while an index is built.
+_WORDS_IN_MEMORY_BYTES = 32 * 1024 * 1024
 _TOKENS = "porter unicode61 remove_diacritics 2"
 
 _SCHEMA = f"""
@@ -168,17 +170,22 @@ def read_signatures(connection: sqlite3.Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT path, signature FROM file"))
 
 
-def add_contents(connection: sqlite3.Connection, rows: Iterable[ContentRow]) -> None:
-    """Keeps contents that are not there yet."""
+def add_contents(connection: sqlite3.Connection, rows: Sequence[ContentRow]) -> None:
+    """Keeps contents that are not there yet, in a transaction of its own."""
     insert = """
-        INSERT INTO content (hash, flavour, role, compliance, changes, facts) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+        INSERT INTO content (hash, flavour, role, compliance, changes, facts) VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT DO NOTHING
     """
     index = "INSERT INTO words (rowid, intent, symbols, headings, body) VALUES (?, ?, ?, ?, ?)"
-    for row in rows:
-        done = connection.execute(insert, (row.hash, row.flavour, row.role, row.compliance, row.changes, row.facts))
-        if done.rowcount:
-            search = row.search
-            connection.execute(index, (done.lastrowid, search.intent, search.symbols, search.headings, search.text))
+    if not rows:
+        return
+    with transaction(connection):
+        for row in rows:
+            values = (row.hash, row.flavour, row.role, row.compliance, row.changes, row.facts)
+            done = connection.execute(insert, values)
+            if done.rowcount:
+                search = row.search
+                connection.execute(index, (done.lastrowid, search.intent, search.symbols, search.headings, search.text))
 
 
 def put_files(connection: sqlite3.Connection, rows: Iterable[FileRow]) -> None:

@@ -108,5 +108,5 @@ def parse_file(path: str, text: str) -> tuple[FileFacts, SearchText]:
         f"{header.intent}\n{sections}" if sections else header.intent,
         words.name_words(symbols),
         "\n".join(headings),
-        f"{indexed}\n{words.name_words(words.compounds_of(indexed))}" if role is Role.CODE else indexed,
+        f"{indexed}\n{words.split_compounds(' '.join(words.compounds_of(indexed)))}" if role is Role.CODE else indexed,
     )

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,7 +29,7 @@ MAX_PROCESSES = 4
 
 @dataclass(frozen=True, slots=True)
 class ParsedFile:
-    """A file as it was read, and its content unless that is refused. `file` is None for one that is gone."""
+    """A file as it was read, and its content unless that is refused or was given before. `file` is None for one that is gone."""
 
     path: str
     file: FileRow | None
@@ -50,22 +50,29 @@ def blob_id(content: bytes) -> str:
     return digest.hexdigest()
 
 
-def parse_raw(path: str, raw: RawFile) -> ParsedFile:
-    """What a file read in whole says."""
-    state = raw.state
-    flavour = flavour_of(path)
-    try:
-        facts, search = parse_file(path, text_of(raw.content).replace("\r\n", "\n"))
-    except RefusedError as error:
-        refusal = error.refusal.code.value
-        return ParsedFile(
-            path, FileRow(path, state.size, state.modified_ns, state.signature, None, flavour, refusal), None
+class ContentParser:
+    """Parses the content of files, each content once: files that repeat one only refer to it."""
+
+    def __init__(self) -> None:
+        self._parsed: set[tuple[str, str]] = set()
+
+    def parse(self, path: str, raw: RawFile) -> ParsedFile:
+        """What a file that was read in whole says."""
+        state = raw.state
+        content_hash, flavour = blob_id(raw.content), flavour_of(path)
+        row = FileRow(path, state.size, state.modified_ns, state.signature, content_hash, flavour, None)
+        if (content_hash, flavour) in self._parsed:
+            return ParsedFile(path, row, None)
+        try:
+            facts, search = parse_file(path, text_of(raw.content).replace("\r\n", "\n"))
+        except RefusedError as error:
+            return ParsedFile(path, replace(row, content_hash=None, refusal=error.refusal.code.value), None)
+        self._parsed.add((content_hash, flavour))
+        compliance = facts.header.compliance.value
+        kept = ContentRow(
+            content_hash, flavour, facts.role.value, compliance, len(facts.changes), facts.to_json(), search
         )
-    content_hash = blob_id(raw.content)
-    row = FileRow(path, state.size, state.modified_ns, state.signature, content_hash, flavour, None)
-    compliance = facts.header.compliance.value
-    kept = ContentRow(content_hash, flavour, facts.role.value, compliance, len(facts.changes), facts.to_json(), search)
-    return ParsedFile(path, row, kept)
+        return ParsedFile(path, row, kept)
 
 
 class FolderParser:
@@ -80,7 +87,8 @@ class FolderParser:
         """See `Parser`."""
         batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
         if self._processes == 1 or len(paths) < PARALLEL_FROM:
-            return (_parse_batch(self._root, batch, self._max_file_bytes) for batch in batches)
+            parser = ContentParser()
+            return (_parse_batch(parser, self._root, batch, self._max_file_bytes) for batch in batches)
         return self._parse_in_processes(batches)
 
     def _parse_in_processes(self, batches: list[Sequence[str]]) -> Iterator[list[ParsedFile]]:
@@ -124,35 +132,36 @@ class FolderParser:
 
 def _serve(pipe: Connection, root: Path, max_file_bytes: int) -> None:
     """Body of a parsing process."""
+    parser = ContentParser()
     while True:
         try:
             batch: Sequence[str] = pipe.recv()
-            pipe.send(_parse_batch(root, batch, max_file_bytes))
+            pipe.send(_parse_batch(parser, root, batch, max_file_bytes))
         except (EOFError, BrokenPipeError):
             return
 
 
-def _parse_batch(root: Path, paths: Sequence[str], max_file_bytes: int) -> list[ParsedFile]:
+def _parse_batch(parser: ContentParser, root: Path, paths: Sequence[str], max_file_bytes: int) -> list[ParsedFile]:
     parsed: list[ParsedFile] = []
     with open_directory(str(root)) as handle:
         for directory, group in groupby(paths, posixpath.dirname):
             in_directory = list(group)
             try:
                 with open_beneath(handle, directory) as parent:
-                    parsed += [_parse_in(parent, path, max_file_bytes) for path in in_directory]
+                    parsed += [_parse_in(parser, parent, path, max_file_bytes) for path in in_directory]
             except RefusedError as error:
                 parsed += [_unread(path, error.refusal.code) for path in in_directory]
     return parsed
 
 
-def _parse_in(directory: int, path: str, max_file_bytes: int) -> ParsedFile:
+def _parse_in(parser: ContentParser, directory: int, path: str, max_file_bytes: int) -> ParsedFile:
     try:
         raw = read_in(directory, posixpath.basename(path), max_file_bytes + 1)
     except RefusedError as error:
         return _unread(path, error.refusal.code)
     if len(raw.content) > max_file_bytes:  # grew since it was listed
         return _unread(path, RefusalCode.TOO_LARGE)
-    return parse_raw(path, raw)
+    return parser.parse(path, raw)
 
 
 def _unread(path: str, code: RefusalCode) -> ParsedFile:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from svc_common.errors import ErrorReason, ServiceError
 from tool_svc.index import database, history
-from tool_svc.index.parsers import ParsedFile, Parser
+from tool_svc.index.database import ContentRow, FileRow
+from tool_svc.index.parsers import Parser
 from tool_svc.index.view import IndexedFile, IndexView
 from tool_svc.workspace import git
 from tool_svc.workspace.source import FileSource, Listing
@@ -22,6 +23,7 @@ from tool_svc.workspace.source import FileSource, Listing
 # Contents that no file has any more stay, for branches come and go; past this share of dead ones all is built anew.
 _DEAD_CONTENTS_FACTOR = 3
 _DEAD_CONTENTS_FREE = 20_000
+_CONTENTS_PER_COMMIT = 2_000
 _LOCK_POLL_S = 0.05
 
 
@@ -110,16 +112,10 @@ class WorkspaceIndex:
                 database.forget_everything(connection)
             self._signatures = {}
         stale, gone = self._differences(listing)
-        read: list[ParsedFile] = []
-        # Contents are committed as they come: they are true whatever happens next, and a build that is killed goes on
-        # from there.
-        for batch in self._parser.parse(stale):
-            with database.transaction(connection):
-                database.add_contents(connection, (parsed.content for parsed in batch if parsed.content is not None))
-            read += [ParsedFile(parsed.path, parsed.file, None) for parsed in batch]
+        files = self._parse(connection, stale)
         with database.transaction(connection):
-            database.remove_files(connection, [*gone, *(parsed.path for parsed in read if parsed.file is None)])
-            database.put_files(connection, (parsed.file for parsed in read if parsed.file is not None))
+            database.remove_files(connection, [*gone, *(path for path, file in files.items() if file is None)])
+            database.put_files(connection, (file for file in files.values() if file is not None))
             self._update_history(connection, commit)
             generation = os.urandom(8).hex()
             database.write_meta(
@@ -128,6 +124,22 @@ class WorkspaceIndex:
             )
         self._generation = ""
         self._load(connection)
+
+    def _parse(self, connection: sqlite3.Connection, stale: list[str]) -> dict[str, FileRow | None]:
+        """Reads and parses files, keeps their contents, and returns their rows; None for one that is gone."""
+        files: dict[str, FileRow | None] = {}
+        contents: list[ContentRow] = []
+        for batch in self._parser.parse(stale):
+            for parsed in batch:
+                files[parsed.path] = parsed.file
+                if parsed.content is not None:
+                    contents.append(parsed.content)
+            # Contents are true whatever happens next, so a build that is killed goes on from those committed.
+            if len(contents) >= _CONTENTS_PER_COMMIT:
+                database.add_contents(connection, contents)
+                contents = []
+        database.add_contents(connection, contents)
+        return files
 
     def _update_history(self, connection: sqlite3.Connection, commit: str) -> None:
         known = database.read_meta(connection).get(database.HISTORY, "")

@@ -67,11 +67,7 @@ def question_words(question: str, *, limit: int = 48) -> list[str]:
 
 
 def name_words(names: Iterable[str]) -> str:
-    """Names as text to index: each as it is, and split when it is a compound."""
-    words = []
-    for name in names:
-        words.append(name)
-        split = split_compounds(name)
-        if split != name:
-            words.append(split)
-    return " ".join(words)
+    """Names as text to index: as they are, and split at their joints where they have some."""
+    whole = " ".join(names)
+    split = split_compounds(whole)
+    return whole if split == whole else f"{whole} {split}"
