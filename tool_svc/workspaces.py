@@ -15,15 +15,16 @@ from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from tool_svc.context.base import BaseContext, base_context
 from tool_svc.context.material import CountTokens, estimate_tokens
 from tool_svc.context.scoped import ScopedView
-from tool_svc.index.parsers import FolderParser
+from tool_svc.index.parsers import FolderParser, Parser, SourceParser
 from tool_svc.index.refresh import WorkspaceIndex
 from tool_svc.index.view import IndexView
-from tool_svc.workspace import reading
+from tool_svc.workspace import git, reading
 from tool_svc.workspace.filesystem import FilesystemSource
+from tool_svc.workspace.gittree import GitTreeSource
 from tool_svc.workspace.reading import FilesRead
 from tool_svc.workspace.refusal import NOT_FOUND, OUT_OF_SCOPE, Refusal, RefusalCode, RefusedError
 from tool_svc.workspace.scope import WHOLE, Scope
-from tool_svc.workspace.source import Listing
+from tool_svc.workspace.source import FileSource, Listing
 from tool_svc.workspace.text import text_of
 
 DEFAULT_MAX_FILE_BYTES = 2 * 1024 * 1024
@@ -33,9 +34,9 @@ _WITHHELD = "its content is binary or may hold credentials"
 
 
 class Workspaces:
-    """The configured workspaces: `roots` maps names to folders. The index of each is kept beneath `cache`.
+    """The configured workspaces, by name: a folder, or a bare git repository with `@revision` behind it if not at HEAD.
 
-    Raises ServiceError INVALID_ARGUMENT when a root is not a folder.
+    The index of each is kept beneath `cache`. Raises ServiceError INVALID_ARGUMENT when a root is neither.
     """
 
     def __init__(
@@ -46,12 +47,9 @@ class Workspaces:
         max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
         lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
     ) -> None:
-        self._workspaces = {}
-        for name, root in roots.items():
-            folder = Path(root).resolve()
-            if not folder.is_dir():
-                raise invalid_field(f"workspaces.{name}", f"{folder} is not a folder")
-            self._workspaces[name] = _Workspace(folder, cache / _cache_name(folder), max_file_bytes, lock_timeout_s)
+        self._workspaces = {
+            name: _Workspace(name, str(root), cache, max_file_bytes, lock_timeout_s) for name, root in roots.items()
+        }
 
     @property
     def names(self) -> list[str]:
@@ -84,12 +82,25 @@ class Workspaces:
 class _Workspace:
     """The parts that serve one root."""
 
-    def __init__(self, root: Path, cache: Path, max_file_bytes: int, lock_timeout_s: float) -> None:
-        self.root = root
-        self.source = FilesystemSource(root, max_file_bytes=max_file_bytes)
-        parser = FolderParser(root, max_file_bytes=max_file_bytes)
-        self.index = WorkspaceIndex(self.source, parser, root, cache, lock_timeout_s=lock_timeout_s)
+    def __init__(self, name: str, root: str, cache: Path, max_file_bytes: int, lock_timeout_s: float) -> None:
+        folder, _, revision = (root, "", "") if Path(root).is_dir() else root.rpartition("@")
+        self.root = Path(folder).resolve()
+        if not self.root.is_dir():
+            raise invalid_field(f"workspaces.{name}", f"{root} is not a folder")
         self.max_file_bytes = max_file_bytes
+        self.source: FileSource
+        parser: Parser
+        if revision or git.is_bare(self.root):
+            try:
+                self.source = GitTreeSource(self.root, revision or "HEAD", max_file_bytes=max_file_bytes)
+            except git.GitError as error:
+                raise invalid_field(f"workspaces.{name}", f"{root} is not a git repository with that commit") from error
+            parser = SourceParser(self.source, max_file_bytes=max_file_bytes)
+        else:
+            self.source = FilesystemSource(self.root, max_file_bytes=max_file_bytes)
+            parser = FolderParser(self.root, max_file_bytes=max_file_bytes)
+        directory = cache / _cache_name(self.root, revision)
+        self.index = WorkspaceIndex(self.source, parser, self.root, directory, lock_timeout_s=lock_timeout_s)
         self.listing: Listing | None = None
 
     def refresh(self) -> Listing:
@@ -175,5 +186,5 @@ class WorkspaceSnapshot:
             return None
 
 
-def _cache_name(root: Path) -> str:
-    return f"{root.name or 'root'}-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+def _cache_name(root: Path, revision: str) -> str:
+    return f"{root.name or 'root'}-{hashlib.sha256(f'{root}@{revision}'.encode()).hexdigest()[:16]}"

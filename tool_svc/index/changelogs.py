@@ -71,7 +71,7 @@ def parse_release_notes(text: str) -> list[ChangeEntry]:
         if _is_release(line.rstrip(), following)
     ][:MAX_ENTRIES]
     ends = [*starts[1:], len(lines)]
-    return [_release(lines[start].strip(), lines[start + 1 : end]) for start, end in zip(starts, ends, strict=True)]
+    return [_release(lines[start].strip(), lines[start + 1 : end]) for start, end in zip(starts, ends, strict=False)]
 
 
 def _is_release(line: str, following: str) -> bool:

@@ -18,7 +18,7 @@ from tool_svc.index.parse import flavour_of, parse_file
 from tool_svc.workspace.beneath import open_beneath, open_directory
 from tool_svc.workspace.filesystem import read_in
 from tool_svc.workspace.refusal import RefusalCode, RefusedError
-from tool_svc.workspace.source import RawFile
+from tool_svc.workspace.source import FileSource, RawFile
 from tool_svc.workspace.text import text_of
 
 BATCH = 100
@@ -128,6 +128,26 @@ class FolderParser:
                 pipe.close()
             for process in processes:
                 process.join()
+
+
+class SourceParser:
+    """Parses files that `source` reads, in this process."""
+
+    def __init__(self, source: FileSource, *, max_file_bytes: int) -> None:
+        self._source = source
+        self._max_file_bytes = max_file_bytes
+
+    def parse(self, paths: Sequence[str]) -> Iterator[list[ParsedFile]]:
+        """See `Parser`."""
+        parser = ContentParser()
+        for start in range(0, len(paths), BATCH):
+            yield [self._parse(parser, path) for path in paths[start : start + BATCH]]
+
+    def _parse(self, parser: ContentParser, path: str) -> ParsedFile:
+        try:
+            return parser.parse(path, self._source.read(path, self._max_file_bytes))
+        except RefusedError as error:
+            return _unread(path, error.refusal.code)
 
 
 def _serve(pipe: Connection, root: Path, max_file_bytes: int) -> None:

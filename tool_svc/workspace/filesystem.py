@@ -87,7 +87,7 @@ class FilesystemSource:
             return read_in(parent, name, limit)
 
     def refusal(self, path: str) -> Refusal | None:
-        """Why a path that no listing names is not read; None when it is a file that came after the listing."""
+        """See `FileSource`."""
         refusal = never_read(path)
         if refusal is not None:
             return refusal

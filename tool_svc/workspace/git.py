@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 TIMEOUT_S = 20.0
@@ -32,12 +33,9 @@ class GitError(Exception):
 
 def run(root: Path, *arguments: str, timeout_s: float = TIMEOUT_S, max_bytes: int = 256 * 1024 * 1024) -> bytes:
     """Standard output of one git command run in `root`. Raises GitError."""
-    command = ["git", "--no-pager", "--literal-pathspecs"]
-    for setting in _OVERRULED:
-        command += ["-c", setting]
     try:
         done = subprocess.run(
-            [*command, *arguments],
+            _command(*arguments),
             cwd=root,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -55,12 +53,69 @@ def run(root: Path, *arguments: str, timeout_s: float = TIMEOUT_S, max_bytes: in
     return done.stdout
 
 
+def commit_of(root: Path, revision: str) -> str:
+    """Full id of the commit that `revision` names. Raises GitError."""
+    commit = f"{revision}^{{commit}}"
+    return run(root, "rev-parse", "--verify", "--quiet", "--end-of-options", commit).decode("ascii").strip()
+
+
 def head(root: Path) -> str | None:
     """The commit that HEAD names; None without a repository, a commit or git itself."""
     try:
-        return run(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").decode("ascii").strip()
+        return commit_of(root, "HEAD")
     except GitError:
         return None
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether a folder is itself a git directory, without files checked out beside it."""
+    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+
+
+class ObjectReader:
+    """Reads objects of a repository through one git process. Thread-safe; raises GitError when that process fails."""
+
+    def __init__(self, repository: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._process = subprocess.Popen(
+                _command("cat-file", "--batch"),
+                cwd=repository,
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise GitError(f"git cat-file: {error}") from error
+
+    def read(self, object_id: str) -> bytes:
+        """The content of an object."""
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
+        with self._lock:
+            try:
+                requests.write(f"{object_id}\n".encode("ascii"))
+                requests.flush()
+                header = answers.readline().split()
+                if len(header) != 3:
+                    raise GitError(f"git cat-file: no object {object_id}")
+                content = answers.read(int(header[2]) + 1)
+            except OSError as error:
+                raise GitError(f"git cat-file: {error}") from error
+        return content[:-1]
+
+    def close(self) -> None:
+        """Ends the process."""
+        with self._lock:
+            self._process.kill()
+            self._process.communicate()
+
+
+def _command(*arguments: str) -> list[str]:
+    settings = [part for setting in _OVERRULED for part in ("-c", setting)]
+    return ["git", "--no-pager", "--literal-pathspecs", *settings, *arguments]
 
 
 def _environment() -> dict[str, str]:

@@ -48,5 +48,8 @@ class FileSource(Protocol):
     def read(self, path: str, limit: int) -> RawFile:
         """The first `limit` bytes of a file. Raises RefusedError, also for a path the listing skips."""
 
+    def refusal(self, path: str) -> Refusal | None:
+        """Why a path that the listing does not name is not read; None when it is a file that came after the listing."""
+
     def commit(self) -> str | None:
         """The commit the files were checked out from, or are at; None without git."""
