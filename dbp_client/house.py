@@ -80,6 +80,11 @@ class House:
     def address(self, name: str) -> str:
         return str(getattr(self.settings, f"{name.removesuffix('_svc')}_address"))
 
+    @property
+    def bedrock_url(self) -> str:
+        """Where the local Bedrock endpoint is."""
+        return self._environment["AWS_ENDPOINT_URL_BEDROCK_RUNTIME"]
+
     def log_of(self, name: str) -> Path:
         return self.data / f"{name}.log"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 PLAN = """
-  - when: {template: coordinator_main, has_tool_results: false, offers: [coordinator_get_codebase_context]}
-    times: 1
+  - name: plan
+    when: {template: coordinator_main, has_tool_results: false, offers: [coordinator_get_codebase_context]}
     reply:
       tools:
         - {name: coordinator_get_codebase_context, input: {query: "retry payments"}}

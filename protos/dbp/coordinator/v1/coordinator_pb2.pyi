@@ -990,9 +990,9 @@ class RequestResult(_message.Message):
         OUTCOME_COMPLETE: RequestResult._Outcome.ValueType  # 1
         """Answered in full."""
         OUTCOME_PARTIAL: RequestResult._Outcome.ValueType  # 2
-        """Answered with what there was; `missing` says what is not there."""
+        """A limit, a cancel or the failure of a part cut it short: here is what there is, be it little; `missing` says what is not."""
         OUTCOME_FAILED: RequestResult._Outcome.ValueType  # 3
-        """No answer; `error` says why."""
+        """A fault left nothing to show; `error` says why."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """How it ended."""
@@ -1002,9 +1002,9 @@ class RequestResult(_message.Message):
     OUTCOME_COMPLETE: RequestResult.Outcome.ValueType  # 1
     """Answered in full."""
     OUTCOME_PARTIAL: RequestResult.Outcome.ValueType  # 2
-    """Answered with what there was; `missing` says what is not there."""
+    """A limit, a cancel or the failure of a part cut it short: here is what there is, be it little; `missing` says what is not."""
     OUTCOME_FAILED: RequestResult.Outcome.ValueType  # 3
-    """No answer; `error` says why."""
+    """A fault left nothing to show; `error` says why."""
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int

@@ -1,0 +1,94 @@
+"""SIGKILL of each service at each stage of a request: it ends complete or partial in time, and the watch has no gap.
+
+Real processes, supervised as `dbp up` does it, a scripted Bedrock, real signals.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from dbp.budget.v1 import budget_pb2
+from dbp.common.v1 import common_pb2
+from dbp.coordinator.v1 import coordinator_pb2
+
+from dbp_client import AsyncClient
+from dbp_client.house import House
+from local_bedrock.invoice import fetch_invoice
+from svc_common.channel import call
+from tests.scenarios.scripts import ANSWER, PLAN, TOOLS, script
+from tests.support.house import billed_pico_usd, small_repository
+
+Event = coordinator_pb2.RequestEvent
+Result = coordinator_pb2.RequestResult
+
+SLOW_PLAN = PLAN.replace("reply:", "reply:\n      first_token_s: 0.7", 1)
+SLOW_TOOLS = TOOLS.replace("reply:", "reply:\n      first_token_s: 0.7")
+SLOW_ANSWER = ANSWER.replace("chunk_chars: 8", "chunk_chars: 2, chunk_s: 0.05")
+
+
+def reached(stage: str, event: Event) -> bool:
+    match stage:
+        case "plan":
+            return event.WhichOneof("event") == "accepted"
+        case "jobs":
+            job = event.job_update.job
+            return job.tool.startswith("coordinator_get") and job.state == common_pb2.JOB_STATE_RUNNING
+        case _:
+            return event.WhichOneof("event") == "answer_text"
+
+
+@pytest.mark.parametrize(
+    ("victim", "stage"),
+    [
+        ("tool_svc", "jobs"),
+        pytest.param("coordinator_svc", "plan", marks=pytest.mark.long),
+        pytest.param("coordinator_svc", "jobs", marks=pytest.mark.long),
+        ("coordinator_svc", "answer"),
+        pytest.param("jobs_svc", "plan", marks=pytest.mark.long),
+        ("jobs_svc", "jobs"),
+        pytest.param("jobs_svc", "answer", marks=pytest.mark.long),
+        ("budget_svc", "jobs"),
+    ],
+)
+async def test_a_kill_costs_at_most_time(
+    victim: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBP_JOBS_LEASE_SECONDS", "2")
+    rules = tmp_path / "script.yaml"
+    rules.write_text(script(SLOW_PLAN, SLOW_TOOLS, SLOW_ANSWER))
+    workspace = small_repository(tmp_path / "workspace")
+    async with (
+        House(tmp_path / "data", {"default": workspace}, bedrock=str(rules), free_ports=True) as house,
+        AsyncClient(house.settings, patience=20) as client,
+    ):
+        events: list[Event] = []
+        killed = False
+        async for event in client.ask("Where are payments retried?", timeout=40, max_cost="0.50"):
+            events.append(event)
+            if not killed and reached(stage, event):
+                killed = True
+                os.kill(house.process_id(victim), signal.SIGKILL)
+        ledger = await client.verify_ledger()
+        request = budget_pb2.GetBudgetRequest(budget_id=events[0].accepted.request_id)
+        budget = (await call(client.budget.GetBudget, request)).budget
+        invoice = fetch_invoice(house.bedrock_url)
+    result = events[-1].result
+    assert killed
+    assert result.outcome in (Result.OUTCOME_COMPLETE, Result.OUTCOME_PARTIAL), result
+    assert result.answer
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    answer = ""
+    for event in events:
+        answer = ("" if event.answer_text.restart else answer) + event.answer_text.text
+    assert answer == result.answer
+    assert events[-1].time.ToMicroseconds() <= events[0].accepted.deadline.ToMicroseconds()
+    assert not list(ledger.differences)
+    # What a dead process had sent stays held until its lease ends, and is then charged in full.
+    paid = budget.spent.pico_usd + budget.held.pico_usd
+    assert billed_pico_usd(invoice) <= paid <= 500_000_000_000
+    # A turn that was checkpointed is not asked for, nor paid, again.
+    plans = [record for record in invoice if record.rule == "plan"]
+    assert len(plans) == (2 if (victim, stage) == ("coordinator_svc", "plan") else 1)
