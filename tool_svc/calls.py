@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from llm.tokens import TokenUsage
 from svc_common.endings import EndReason
 from svc_common.errors import invalid_field
-from tool_svc.workspace.refusal import RefusedError
 from tool_svc.workspace.scope import WHOLE, Scope
 
 DIRECTORIES = "directories"
@@ -31,13 +30,12 @@ class ToolCall:
 
     @property
     def narrowed_scope(self) -> Scope:
-        """The scope without what the parameter `directories` leaves out. Raises INVALID_ARGUMENT when it leaves out everything."""
+        """The scope without what the parameter `directories` leaves out.
+
+        Raises PATH_OUTSIDE_WORKSPACE for one that leaves the root, INVALID_ARGUMENT when nothing of the scope would be left.
+        """
         asked = self.parameters.get(DIRECTORIES, ())
-        try:
-            wanted = Scope(directories=tuple(asked))
-        except RefusedError as error:
-            raise invalid_field(f"parameters.{DIRECTORIES}", str(error)) from error
-        if wanted.is_whole:
+        if Scope(directories=tuple(asked)).is_whole:
             return self.scope
         directories = _common(self.scope.directories, asked) if self.scope.directories else tuple(asked)
         if not directories:

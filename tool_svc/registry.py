@@ -9,9 +9,12 @@ from pathlib import Path
 from jsonschema import Draft202012Validator
 
 from llm.templates import Template, load_templates
+from llm.tokens import compact_json, text_bytes
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from tool_svc.calls import ToolCall
 from tool_svc.tools.base import Tool
+
+MAX_PARAMETER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class ToolRegistry:
         if registered is None:
             known = ", ".join(self._tools)
             raise ServiceError(ErrorReason.TOOL_NOT_FOUND, f"there is no tool {call.tool!r}; there are {known}")
+        if text_bytes(compact_json(call.parameters)) > MAX_PARAMETER_BYTES:
+            raise invalid_field("parameters", f"must be at most {MAX_PARAMETER_BYTES} bytes as JSON")
         for error in registered.parameters.iter_errors(call.parameters):
             field = ".".join(str(part) for part in ("parameters", *error.absolute_path))
             raise invalid_field(field, error.message[:300])

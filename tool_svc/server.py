@@ -51,13 +51,15 @@ class ToolService:
             servicer = ToolServicer(registry, engine, self._files, budgets, slots=settings.concurrency)
             tool_pb2_grpc.add_ToolServiceServicer_to_server(servicer, self._server.grpc_server)
             self._service_names = [service_name(tool_pb2, "ToolService")]
-        self._worker = Worker(
-            jobs,
-            worker_id=process_name("tool"),
-            kinds=registry.names,
-            slots=settings.concurrency,
-            handler=ToolJobs(engine).handle,
-        )
+        self._worker: Worker | None = None
+        if settings.runs_worker:
+            self._worker = Worker(
+                jobs,
+                worker_id=process_name("tool"),
+                kinds=registry.names,
+                slots=settings.concurrency,
+                handler=ToolJobs(engine).handle,
+            )
 
     @property
     def port(self) -> int:
@@ -66,18 +68,22 @@ class ToolService:
     async def _start(self) -> None:
         await self._server.start(self._service_names)
         self._warming_up = asyncio.create_task(self._files.warm_up())
-        if self._settings.runs_worker:
+        if self._worker is not None:
             self._worker.start()
 
     async def stop(self) -> None:
         """Takes nothing new, lets calls and jobs go on for `drain_seconds`, then cancels the calls and gives back the jobs."""
         self._warming_up.cancel()
         await self._server.set_not_serving()
-        await asyncio.gather(self._server.stop(), self._worker.stop(self._settings.drain_seconds))
+        await asyncio.gather(self._server.stop(), self._stop_worker())
         await self._runner.close()
         self._cache.close()
         self._files.close()
         await asyncio.gather(self._jobs_channel.close(None), self._budget_channel.close(None))
+
+    async def _stop_worker(self) -> None:
+        if self._worker is not None:
+            await self._worker.stop(self._settings.drain_seconds)
 
 
 async def start(settings: ToolServiceSettings, tools: Sequence[Tool] = TOOLS) -> ToolService:

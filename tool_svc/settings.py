@@ -55,7 +55,7 @@ class ToolServiceSettings(ServiceSettings):
     max_context_tokens: int = Field(
         24_000, ge=256, le=1_000_000, description="most tokens of prepared context, where model and budget leave more"
     )
-    max_rounds: int = Field(6, ge=1, le=50, description="model turns of one tool run; the last one concludes")
+    max_rounds: int = Field(6, ge=1, le=50, description="rounds of reading files in one tool run, then it concludes")
     max_result_bytes: int = Field(262_144, ge=4096, le=1_500_000, description="longer results are cut, with a mark")
     result_cache_entries: int = Field(2000, ge=0, description="complete results kept for identical calls; 0 keeps none")
 

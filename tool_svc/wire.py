@@ -12,12 +12,10 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llm.tokens import TokenUsage
-from svc_common.errors import ErrorReason, ServiceError
 from svc_common.money import to_amount
 from svc_common.times import to_duration
 from tool_svc.calls import Progress, ToolCall, ToolResult
 from tool_svc.workspace.reading import FileText
-from tool_svc.workspace.refusal import RefusedError
 from tool_svc.workspace.scope import Scope
 
 
@@ -36,14 +34,11 @@ def call_from(message: tool_pb2.ToolCall) -> ToolCall:
 
 def scope_from(message: common_pb2.Scope) -> Scope:
     """Raises PATH_OUTSIDE_WORKSPACE for a scope that names a directory outside."""
-    try:
-        return Scope(
-            include_patterns=tuple(message.include_patterns),
-            directories=tuple(message.directories),
-            exclude_patterns=tuple(message.exclude_patterns),
-        )
-    except RefusedError as error:
-        raise ServiceError(ErrorReason.PATH_OUTSIDE_WORKSPACE, f"scope.directories: {error}") from error
+    return Scope(
+        include_patterns=tuple(message.include_patterns),
+        directories=tuple(message.directories),
+        exclude_patterns=tuple(message.exclude_patterns),
+    )
 
 
 def result_to(result: ToolResult) -> tool_pb2.ToolResult:
