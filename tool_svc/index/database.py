@@ -52,10 +52,10 @@ CREATE INDEX file_content ON file (content_id);
 CREATE TABLE change (id INTEGER PRIMARY KEY, hash TEXT NOT NULL UNIQUE, time INTEGER NOT NULL, message TEXT NOT NULL);
 CREATE TABLE change_file (path TEXT NOT NULL, change_id INTEGER NOT NULL, PRIMARY KEY (path, change_id)) WITHOUT ROWID;
 CREATE INDEX change_file_change ON change_file (change_id);
-CREATE VIRTUAL TABLE words USING fts5 (intent, symbols, headings, body, content='', detail=column,
-tokenize='{_TOKENS}'); CREATE VIRTUAL TABLE names USING fts5 (name, directories, content='', detail=column,
-tokenize='{_TOKENS}'); CREATE VIRTUAL TABLE messages USING fts5 (message, content='', detail=column,
-tokenize='{_TOKENS}');
+CREATE VIRTUAL TABLE words USING fts5 (intent, symbols, headings, body, content='', tokenize='{_TOKENS}');
+CREATE VIRTUAL TABLE names USING fts5 (name, directories, content='', tokenize='{_TOKENS}');
+CREATE VIRTUAL TABLE messages USING fts5 (message, content='', tokenize='{_TOKENS}');
+INSERT INTO words (words, rank) VALUES ('hashsize', {_WORDS_IN_MEMORY_BYTES});
 """
 
 
