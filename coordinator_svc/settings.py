@@ -9,8 +9,6 @@ from pydantic_settings import SettingsConfigDict
 
 from svc_common.settings import ServiceSettings
 
-_REPOSITORY = Path(__file__).resolve().parent.parent
-
 
 class CoordinatorSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DBP_COORDINATOR_")
@@ -19,7 +17,7 @@ class CoordinatorSettings(ServiceSettings):
     listen: str = Field(
         "127.0.0.1:8810", pattern=r"^[^:\s]+:\d{1,5}$", description="host:port; port 0 takes a free one"
     )
-    prompts_dir: Path = Field(_REPOSITORY / "doc/llm/prompts", description="folder of the prompt templates")
+    prompts_dir: Path = Field(Path("doc/llm/prompts"), description="folder of the prompt templates")
     running_requests: int = Field(64, gt=0, le=10_000, description="requests that this process runs at the same time")
     max_requests: int = Field(1000, ge=0, description="unfinished requests in all; 0 is no limit")
     max_requests_of_tenant: int = Field(200, ge=0, description="unfinished requests of one tenant; 0 is no limit")

@@ -26,6 +26,8 @@ BEDROCK = "local_bedrock"
 # Keepers before doers; stopped in the opposite order, so that whoever works can still report.
 SERVICES = ("jobs_svc", "budget_svc", "tool_svc", "coordinator_svc")
 LOCAL_MODEL = "local.smollm2-135m"
+# The services look for prompts in their working directory, but a house may be started from anywhere.
+PROMPTS = Path(__file__).resolve().parent.parent / "doc/llm/prompts"
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 15.0
@@ -101,6 +103,8 @@ class House:
             "DBP_TOOL_CACHE_DIR": str(self.data / "cache"),
             "PYTHONUNBUFFERED": "1",
         }
+        for short in ("COORDINATOR", "TOOL"):
+            environment.setdefault(f"DBP_{short}_PROMPTS_DIR", str(PROMPTS))
         for short in ("JOBS", "BUDGET"):
             environment.setdefault(
                 f"DBP_{short}_DATABASE_URL", f"sqlite:///{self.data.resolve() / short.lower()}.sqlite"

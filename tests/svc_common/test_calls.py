@@ -10,8 +10,6 @@ import grpc
 import pytest
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 
 from svc_common import deadline, telemetry
 from svc_common.channel import call, open_channel, stream
@@ -20,9 +18,9 @@ from svc_common.server import GrpcServer, StartupError, service_name
 from svc_common.server_interceptor import Context
 from svc_common.settings import CommonSettings, ServiceSettings
 from svc_common.times import MICROS, now
+from tests.support.traces import provider
 
-# One provider for the whole run: OpenTelemetry takes only the first.
-trace.set_tracer_provider(TracerProvider())
+provider()
 
 
 class ExampleSettings(ServiceSettings):
