@@ -116,7 +116,8 @@ class Worker:
         self._slot_free.set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._heartbeat_seconds = 5.0
+        # Until the first claim is answered with the service's own: short, so that no lease ends before.
+        self._heartbeat_seconds = 1.0
         self._draining = False
         self._reporter = _Reporter(stub, worker_id, self._runs, self._lose)
         self._loops: list[asyncio.Task[None]] = []
