@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from dbp.budget.v1 import budget_pb2_grpc
@@ -42,12 +43,13 @@ class CoordinatorService:
         patience = settings.service_patience_seconds
         templates = load_templates(settings.prompts_dir, {COORDINATOR_TEMPLATE: COORDINATOR_PLACEHOLDERS})
         self._runner = open_runner(llm_settings, settings.prompts_dir, budgets, jobs)
+        self._tools = ToolsClient(tools, patience=patience, remember_seconds=settings.catalogue_seconds)
         parts = Parts(
             settings=settings,
             template=templates[COORDINATOR_TEMPLATE],
             runner=self._runner,
             jobs_client=JobsClient(jobs, patience),
-            tools=ToolsClient(tools, patience=patience, remember_seconds=settings.catalogue_seconds),
+            tools=self._tools,
             budgets=BudgetsClient(budgets, patience),
             costs=ToolCosts(budgets, self._runner.catalogue),
         )
@@ -71,9 +73,11 @@ class CoordinatorService:
     async def start(self) -> None:
         await self._server.start([service_name(coordinator_pb2, "CoordinatorService")])
         self._worker.start()
+        self._warming_up = asyncio.create_task(self._tools.warm_up())
 
     async def stop(self) -> None:
         """Takes no new request, lets running ones end for a while, and leaves the others to another coordinator."""
+        self._warming_up.cancel()
         await self._server.set_not_serving()
         await self._worker.stop(self._settings.drain_seconds)
         await self._server.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from coordinator_svc.requests import ScopeSpec
 from llm.instance import ToolSpec
 from svc_common.channel import call
 from svc_common.errors import ErrorReason, ServiceError
+
+logger = logging.getLogger(__name__)
 
 READ_FILES = "read_files"
 
@@ -57,6 +60,13 @@ class ToolsClient:
                         raise
                 self._fetched = loop.time()
             return self._catalogue
+
+    async def warm_up(self) -> None:
+        """Asks for the catalogue ahead of the first request."""
+        try:
+            await self.catalogue()
+        except ServiceError as error:
+            logger.info("tool_svc is not there yet: %s", error)
 
     async def describe(self, workspace: str, scope: ScopeSpec, max_paths: int) -> tool_pb2.DescribeWorkspaceResponse:
         request = tool_pb2.DescribeWorkspaceRequest(workspace=workspace, scope=to_scope(scope), max_paths=max_paths)

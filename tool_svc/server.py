@@ -16,7 +16,7 @@ from svc_common.channel import open_channel
 from svc_common.errors import ServiceError
 from svc_common.ids import process_name
 from svc_common.server import GrpcServer, StartupError, run_service, service_name
-from svc_common.settings import SettingsError
+from svc_common.settings import SettingsError, load
 from svc_common.worker import Worker
 from tool_svc.engine import ToolEngine
 from tool_svc.files import WorkspaceFiles
@@ -41,7 +41,7 @@ class ToolService:
         budgets = budget_pb2_grpc.BudgetServiceStub(self._budget_channel)
         registry = ToolRegistry(tools, settings.prompts_dir)
         workspaces = Workspaces(settings.workspaces, settings.cache_dir / "indexes")
-        self._runner = open_runner(LlmSettings(), settings.prompts_dir, budgets, jobs)
+        self._runner = open_runner(load(LlmSettings), settings.prompts_dir, budgets, jobs)
         self._files = WorkspaceFiles(workspaces, threads=settings.file_threads)
         self._cache = ResultCache(settings.cache_dir / "results", max_entries=settings.result_cache_entries)
         engine = ToolEngine(registry, self._files, self._runner, self._cache, settings.limits())
