@@ -160,7 +160,7 @@ async def tool_house(folder: Path, workspace: Path, monkeypatch: pytest.MonkeyPa
             JobsSettings(
                 listen="127.0.0.1:0",
                 database_url=f"sqlite:///{folder}/jobs.sqlite",
-                lease_seconds=1,
+                lease_seconds=1.5,
                 retry_delay_seconds=0,
                 drain_seconds=0.2,
             )

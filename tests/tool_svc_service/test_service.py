@@ -60,9 +60,9 @@ async def test_more_direct_calls_than_slots_are_refused(house: ToolHouse) -> Non
     assert refused.value.reason is ErrorReason.OVERLOADED
 
 
-@pytest.mark.parametrize(
-    ("request_", "reason"),
-    [
+async def test_a_call_that_makes_no_sense_is_refused(house: ToolHouse) -> None:
+    tools = await house.start_tools(role="service")
+    for request, reason in (
         ({"call": tool_call("no_such_tool")}, ErrorReason.TOOL_NOT_FOUND),
         ({"call": tool_call(workspace="elsewhere")}, ErrorReason.WORKSPACE_NOT_FOUND),
         ({"call": tool_call(query="q", mood="good")}, ErrorReason.INVALID_ARGUMENT),
@@ -70,15 +70,10 @@ async def test_more_direct_calls_than_slots_are_refused(house: ToolHouse) -> Non
         ({"call": tool_call(budget_id="nobody")}, ErrorReason.BUDGET_NOT_FOUND),
         ({"max_cost": to_amount(-1)}, ErrorReason.INVALID_ARGUMENT),
         ({"max_cost": to_amount(11 * PICO)}, ErrorReason.INVALID_ARGUMENT),
-    ],
-)
-async def test_a_call_that_makes_no_sense_is_refused(
-    house: ToolHouse, request_: dict[str, Any], reason: ErrorReason
-) -> None:
-    tools = await house.start_tools(role="service")
-    with pytest.raises(ServiceError) as refused:
-        await execute(tools, **request_)
-    assert refused.value.reason is reason
+    ):
+        with pytest.raises(ServiceError) as refused:
+            await execute(tools, **request)
+        assert refused.value.reason is reason
 
 
 async def test_files_that_may_not_be_read_are_data(house: ToolHouse) -> None:
