@@ -15,12 +15,13 @@ class Checkpoint:
     conversation: Conversation | None = None
     planned_rounds: int = 0
     """Rounds whose plan is in the event log."""
+    finished_jobs: int = 0
+    """Jobs of the rounds that are over."""
     snapshot_id: str = ""
 
     def to_bytes(self) -> bytes:
         conversation = self.conversation.to_json().decode() if self.conversation else None
-        state = {"conversation": conversation, "planned_rounds": self.planned_rounds, "snapshot_id": self.snapshot_id}
-        return json.dumps(state, ensure_ascii=False).encode()
+        return json.dumps({**vars(self), "conversation": conversation}, ensure_ascii=False).encode()
 
     @staticmethod
     def from_bytes(data: bytes) -> Checkpoint:

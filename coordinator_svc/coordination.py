@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from dbp.coordinator.v1 import coordinator_pb2
@@ -37,7 +37,7 @@ from llm.conversation import Conversation
 from llm.instance import InstanceResult, Task, ToolOutcome, ToolUse
 from llm.runner import LlmRunner
 from llm.templates import Template
-from svc_common import telemetry
+from svc_common import deadline, telemetry
 from svc_common.endings import EndReason, JobState
 from svc_common.errors import ServiceError
 from svc_common.ids import derived_id
@@ -79,9 +79,11 @@ async def result_of(parts: Parts, root: jobs_pb2.Job) -> coordinator_pb2.Request
     if root.result:
         return coordinator_pb2.RequestResult.FromString(root.result)
     spec = RequestSpec.from_json(root.payload)
-    jobs, budget = await asyncio.gather(parts.jobs_client.tree(root.id), parts.budgets.get(root.id))
+    jobs, budget, text = await asyncio.gather(
+        parts.jobs_client.tree(root.id), parts.budgets.get(root.id), _streamed_answer(parts.jobs_client, root.id)
+    )
     answer = Answer(
-        text=_said_last(root),
+        text=text,
         output=None,
         is_partial=True,
         reason=EndReason(root.end_reason),
@@ -93,12 +95,15 @@ async def result_of(parts: Parts, root: jobs_pb2.Job) -> coordinator_pb2.Request
     return assemble(spec, root, jobs, budget, answer, end=from_timestamp(root.end_time))
 
 
-def _said_last(root: jobs_pb2.Job) -> str:
-    """What the model had said last, as far as it was checkpointed."""
-    conversation = Checkpoint.from_bytes(root.checkpoint).conversation
-    if conversation is None:
-        return ""
-    return "".join(block.get("text", "") for block in conversation.unanswered)
+async def _streamed_answer(jobs_client: JobsClient, root_id: str) -> str:
+    """What the caller of an ended request had seen of its answer."""
+    answer = ""
+    async for event in jobs_client.follow(root_id, 0):
+        if event.job_id == root_id and event.HasField("text"):
+            answer += event.text.text
+        elif event.note.type == events.RESTART:
+            answer = ""
+    return answer
 
 
 class Conduct:
@@ -112,7 +117,6 @@ class Conduct:
         self._checkpoint = Checkpoint.from_bytes(run.job.checkpoint)
         self._fanout = Fanout(spec, parts.jobs_client, parts.budgets)
         self._watching: asyncio.Task[None] | None = None
-        self._jobs_started = 0
 
     async def run(self) -> Outcome:
         if self._run.fencing_token > 1:
@@ -155,7 +159,7 @@ class Conduct:
                 previous=await self._previous(),
             ),
             tools=self._catalogue.specs,
-            deadline=self._deadline,
+            deadline=self._deadline - int(self._parts.settings.result_seconds * MICROS),
             max_rounds=spec.max_rounds,
             max_output_tokens=self._parts.settings.answer_max_tokens,
             response_schema=schema,
@@ -197,11 +201,12 @@ class Conduct:
         jobs = {use.id: derived_id(self._spec.id, str(round), use.id) for use in uses if use.name != READ_FILES}
         self._log_plan(round, thought, uses, jobs)
         await self._run.save(self._checkpoint.to_bytes())
-        room = max(0, self._spec.max_jobs - self._jobs_started)
+        room = max(0, self._spec.max_jobs - self._checkpoint.finished_jobs)
         admitted = dict(list(jobs.items())[:room])
-        self._jobs_started += len(admitted)
         calls = [(admitted[use.id], self._tool_call(use, admitted[use.id])) for use in uses if use.id in admitted]
         files, ended = await asyncio.gather(self._read(uses), self._run_jobs(calls))
+        # Not before they have ended: a coordinator that resumes the round must find the same room for it.
+        self._checkpoint.finished_jobs += len(admitted)
         left = await self._log_spend()
         return [
             files[use.id]
@@ -242,11 +247,9 @@ class Conduct:
         if not calls or self._watching is None:
             return {}
         settings = self._parts.settings
-        deadline = jobs_deadline(
-            now(), self._deadline, settings.answer_share, int(settings.answer_seconds_max * MICROS)
-        )
+        due = jobs_deadline(now(), self._deadline, settings.answer_share, int(settings.answer_seconds_max * MICROS))
         try:
-            return await self._fanout.run(calls, deadline, self._watching)
+            return await self._fanout.run(calls, due, self._watching)
         except* ServiceError as group:
             error = _first_service_error(group)
         logger.warning("request %s: its jobs could not be run: %r", self._spec.id, error)
@@ -303,14 +306,18 @@ class Conduct:
     # -- the end --
 
     async def _conclude(self, result: InstanceResult) -> Outcome:
-        citations, jobs, budget = await asyncio.gather(
-            self._citations(result.text),
-            self._parts.jobs_client.tree(self._spec.id),
-            self._parts.budgets.get(self._spec.id),
-        )
+        output = dict(result.output) if result.output is not None else None
+        text = result.text or (json.dumps(output, ensure_ascii=False) if output is not None else "")
+        # Half of what is left, at most, for what makes the result better: the result itself must be reported in time.
+        with deadline.scope((now() + self._deadline) // 2):
+            citations, jobs, budget = await asyncio.gather(
+                self._citations(text),
+                self._parts.jobs_client.tree(self._spec.id),
+                self._parts.budgets.get(self._spec.id),
+            )
         answer = Answer(
-            text=result.text,
-            output=dict(result.output) if result.output is not None else None,
+            text=text,
+            output=output,
             is_partial=result.is_partial,
             reason=result.reason,
             message=result.message,
@@ -319,8 +326,6 @@ class Conduct:
             rounds=result.rounds,
             citations=citations,
         )
-        if answer.output is not None and not answer.text:
-            answer = replace(answer, text=json.dumps(answer.output, ensure_ascii=False))
         unfinished = [job.id for job in jobs if not JobState(job.state).is_terminal]
         if unfinished:
             await self._parts.jobs_client.abort(unfinished, EndReason.TIMEOUT, "the request has its answer")
@@ -335,11 +340,12 @@ class Conduct:
             template_hash=self._parts.template.content_hash,
             trace_id=telemetry.current_trace_id(),
         )
-        return jobs_pb2.Success(
-            result=final.SerializeToString(),
-            is_partial=final.outcome != coordinator_pb2.RequestResult.OUTCOME_COMPLETE,
-            reason=final.error.reason,
-        )
+        data = final.SerializeToString()
+        if final.outcome == coordinator_pb2.RequestResult.OUTCOME_FAILED:
+            # The instance has retried what can be retried; another attempt would only pay for the same again.
+            return jobs_pb2.Failure(reason=final.error.reason, message=final.error.message[:4096], result=data)
+        is_partial = final.outcome == coordinator_pb2.RequestResult.OUTCOME_PARTIAL
+        return jobs_pb2.Success(result=data, is_partial=is_partial, reason=final.error.reason)
 
     async def _citations(self, text: str) -> list[str]:
         """The files that the answer names and that exist, in its order."""

@@ -32,6 +32,9 @@ class CoordinatorSettings(ServiceSettings):
     conclusion_share: float = Field(
         0.1, ge=0, lt=0.9, description="part of a request's budget that is held back for its conclusion"
     )
+    result_seconds: float = Field(
+        0.25, ge=0, le=10, description="what is kept of a request's time for putting its result together"
+    )
     answer_max_tokens: int = Field(2048, gt=0, le=64_000, description="longest answer, in tokens")
     catalogue_seconds: float = Field(15.0, gt=0, description="how long lists of workspaces and tools are remembered")
     service_patience_seconds: float = Field(

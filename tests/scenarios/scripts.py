@@ -36,4 +36,4 @@ ANSWER = """
 
 
 def script(*rules: str) -> str:
-    return "rules:" + "".join(rules)
+    return "rules:" + ("".join(rules) or " []")

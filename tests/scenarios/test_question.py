@@ -85,6 +85,16 @@ async def test_a_failed_tool_leaves_the_others_and_is_named(open_house: OpenHous
     assert states["coordinator_get_codebase_context"] == "JOB_STATE_SUCCEEDED"
 
 
+async def test_a_model_that_never_answers_is_a_failed_request_with_its_reason(open_house: OpenHouse) -> None:
+    async with open_house() as opened:  # no rule fits, so every model call fails
+        result = (await ask(opened, request_id="hopeless"))[-1].result
+        request = await opened.client.get("hopeless")
+    assert result.outcome == Result.OUTCOME_FAILED
+    assert result.error.reason == common_pb2.END_REASON_LLM_ERROR
+    assert request.state == common_pb2.JOB_STATE_FAILED
+    assert request.result == result
+
+
 async def test_time_that_runs_out_gives_a_partial_answer_before_the_deadline(open_house: OpenHouse) -> None:
     stalled = """
   - when: {template: "coordinator_get_*"}
