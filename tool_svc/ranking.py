@@ -16,7 +16,7 @@ CONTENT_WEIGHTS = (3.0, 4.0, 2.0, 1.0)  # intent, symbols, headings, body
 NAME_WEIGHTS = (3.0, 1.0)  # name, directories
 
 # What each signal can add to a score, the best full-text match counting 1.
-SIGNAL_WEIGHTS: Mapping[str, float] = {"content": 1.0, "name": 0.5, "history": 0.7, "links": 0.25, "recency": 0.35}
+SIGNAL_WEIGHTS: Mapping[str, float] = {"content": 1.0, "name": 0.5, "history": 0.8, "links": 0.25, "recency": 0.35}
 
 CANDIDATES = 400
 SIMILAR_COMMITS = 60

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import weakref
 from pathlib import Path
 
 TIMEOUT_S = 20.0
@@ -73,7 +74,10 @@ def is_bare(folder: Path) -> bool:
 
 
 class ObjectReader:
-    """Reads objects of a repository through one git process. Thread-safe; raises GitError when that process fails."""
+    """Reads objects of a repository through one git process, which ends with this object.
+
+    Thread-safe. Raises GitError when the process fails.
+    """
 
     def __init__(self, repository: Path) -> None:
         self._lock = threading.Lock()
@@ -88,6 +92,7 @@ class ObjectReader:
             )
         except OSError as error:
             raise GitError(f"git cat-file: {error}") from error
+        weakref.finalize(self, _end, self._process)
 
     def read(self, object_id: str) -> bytes:
         """The content of an object."""
@@ -106,11 +111,10 @@ class ObjectReader:
                 raise GitError(f"git cat-file: {error}") from error
         return content[:-1]
 
-    def close(self) -> None:
-        """Ends the process."""
-        with self._lock:
-            self._process.kill()
-            self._process.communicate()
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def _command(*arguments: str) -> list[str]:

@@ -28,10 +28,6 @@ class GitTreeSource:
         self.listing()
         self._objects = git.ObjectReader(repository)
 
-    def close(self) -> None:
-        """Ends the process that reads objects."""
-        self._objects.close()
-
     def listing(self) -> Listing:
         """See `FileSource`. The same object as last time while the revision names the same commit."""
         commit = git.commit_of(self._repository, self._revision)
