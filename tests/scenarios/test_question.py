@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from dbp.coordinator.v1 import coordinator_pb2
 from svc_common.errors import ErrorReason, ServiceError
 from tests.scenarios.scripts import ANSWER, PLAN, TOOLS, script
 from tests.support.house import TestHouse, billed_pico_usd, house
+from tests.support.postgres import fresh_database
 
 Event = coordinator_pb2.RequestEvent
 Result = coordinator_pb2.RequestResult
@@ -28,6 +29,17 @@ def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenHouse:
     return opened
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def stores(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Options of `open_house` for each kind of store."""
+    if request.param == "sqlite":
+        yield {}
+        return
+    server = request.getfixturevalue("postgres_server_url")
+    with fresh_database(server) as jobs_url, fresh_database(server) as budget_url:
+        yield {"jobs_url": jobs_url, "budget_url": budget_url}
+
+
 async def ask(opened: TestHouse, **options: Any) -> list[Event]:
     return [event async for event in opened.client.ask("Where are payments retried?", **options)]
 
@@ -36,8 +48,10 @@ def kinds(events: list[Event]) -> list[str]:
     return [str(event.WhichOneof("event")) for event in events]
 
 
-async def test_a_question_runs_from_plan_to_answer_and_its_costs_add_up(open_house: OpenHouse) -> None:
-    async with open_house(PLAN, TOOLS, ANSWER) as opened:
+async def test_a_question_runs_from_plan_to_answer_and_its_costs_add_up(
+    open_house: OpenHouse, stores: dict[str, str]
+) -> None:
+    async with open_house(PLAN, TOOLS, ANSWER, **stores) as opened:
         events = await ask(opened, max_cost="0.50")
         result = events[-1].result
         ledger = await opened.client.verify_ledger()
