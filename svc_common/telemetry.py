@@ -59,6 +59,11 @@ def configure(service: str, traces: str, log_level: str) -> None:
     trace.set_tracer_provider(provider)
 
 
+def is_recording() -> bool:
+    """Whether this process has a tracer provider, so that spans go anywhere."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def tracer() -> trace.Tracer:
     return trace.get_tracer("dbp")
 

@@ -137,6 +137,8 @@ class Worker:
     async def stop(self, drain_seconds: float) -> None:
         """Claims nothing more, lets handlers finish for `drain_seconds`, and gives back the leases of those that have not."""
         self._draining = True
+        if not self._loops:
+            return
         await self._retire()
         try:
             await asyncio.wait_for(self._idle.wait(), drain_seconds)
