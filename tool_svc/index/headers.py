@@ -32,7 +32,7 @@ _LICENCE = re.compile(r"copyright|licen[cs]e|spdx|all rights reserved|permission
 _DOCSTRING = re.compile(
     r"\A(?:[ \t]*+(?:#[^\n]*+)?\n)*+[ \t]*+[rRuU]?(?:\"\"\"(.*?)\"\"\"|'''(.*?)'''|\"([^\"\n]++)\"|'([^'\n]++)')", re.S
 )
-_LINE_COMMENT = re.compile(r"^\s*(?:#(?!!)|//|--(?!\[)|;|%)")
+_LINE_COMMENT = re.compile(r"^\s*(?:#(?!!|include|define|pragma|if|import|undef)|//|--(?!\[)|;|%)")
 
 HEADER_LINES = 400
 LINE_CHARACTERS = 1_000
@@ -101,7 +101,7 @@ def _header_lines(text: str) -> Iterator[str | None]:
         if in_block:
             if _CLOSING.search(line):
                 in_block = False
-                yield _CLOSING.sub("", bare)
+                yield _LEADER.sub("", _CLOSING.sub("", line))
                 yield None
             else:
                 yield bare
@@ -144,9 +144,15 @@ def _comment_blocks(text: str) -> Iterator[list[str]]:
         if in_block:
             block.append(line)
             in_block = _CLOSING.search(line) is None
+            if not in_block:
+                yield block
+                block = []
         elif stripped.startswith(("/*", "<!--")):
-            block.append(line)
+            block = [line]
             in_block = _CLOSING.search(stripped[3:]) is None
+            if not in_block:
+                yield block
+                block = []
         elif _LINE_COMMENT.match(line):
             block.append(line)
         elif stripped and not stripped.startswith(

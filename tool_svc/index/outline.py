@@ -26,7 +26,7 @@ _KEYWORD_SYMBOLS = tuple(
         r"#define +(\w+)", r"(?:CREATE|create) +(?:TABLE|table|VIEW|view) +(?:(?i:if not exists) +)?[\"`]?(\w+)",
     )
 )  # fmt: skip
-_C_FUNCTION = re.compile(r"\n[A-Za-z_][\w \t*&:<>,]{0,120}?\b(\w{1,80})\([^;{}]{0,400}\)[\s\w]{0,40}\{")
+_C_FUNCTION = re.compile(r"\n(?:[A-Za-z_][\w \t*&:<>,]{0,120}?\b)?(\w{1,80})\([^;{}]{0,400}\)[\s\w]{0,40}\{")
 _C_LIKE = frozenset({"C", "C++", "Objective-C", "CUDA"})
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)")
 _MARKDOWN_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t#]*$")
@@ -69,7 +69,8 @@ def sections_of(text: str) -> Iterator[tuple[int, str]]:
         if len(line) > MAX_HEADING_LINE:
             previous = ""
             continue
-        if _FENCE.match(line):
+        # A row of tildes right beneath text underlines it.
+        if _FENCE.match(line) and (fenced or not (previous and line.startswith("~"))):
             fenced = not fenced
         elif not fenced:
             match = _MARKDOWN_HEADING.match(line)
