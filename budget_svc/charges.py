@@ -51,8 +51,8 @@ class Charge:
     max_input_tokens: int
     max_output_tokens: int
     reserved: int
-    state: ChargeState
     create_time: int
+    state: ChargeState
     expire_time: int
     end_time: int = 0
     cost: int = 0
@@ -79,7 +79,7 @@ _NO_PRICE = Price(Rates(0, 0, 0, 0))
 
 def released_unseen(charge_id: str, now: int) -> Charge:
     """What stays of a release that came before its reservation, so that the late reservation fails."""
-    return Charge(charge_id, "", "", "", _NO_PRICE, False, 0, 0, 0, ChargeState.RELEASED, now, now, end_time=now)
+    return Charge(charge_id, "", "", "", _NO_PRICE, False, 0, 0, 0, now, ChargeState.RELEASED, now, end_time=now)
 
 
 def hold(charge: Charge) -> Change:

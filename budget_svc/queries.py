@@ -21,7 +21,7 @@ _TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_to
 
 
 def budget(connection: Connection, budget_id: str) -> Budget | None:
-    row = connection.execute(select(tables.budgets).where(tables.budgets.c.id == budget_id)).mappings().first()
+    row = connection.execute(select(tables.budgets).where(tables.budgets.c.id == budget_id)).first()
     return budget_from(row) if row else None
 
 
@@ -31,7 +31,7 @@ def passed_budgets(connection: Connection, budget_id: str) -> list[Budget]:
     query = (
         select(tables.budgets).join(tree, tree.c.id == tables.budgets.c.id).where(tables.budgets.c.passed_percent > 0)
     )
-    rows = connection.execute(query.order_by(tables.budgets.c.create_time, tables.budgets.c.id)).mappings()
+    rows = connection.execute(query.order_by(tables.budgets.c.create_time, tables.budgets.c.id))
     return [budget_from(row) for row in rows]
 
 
@@ -41,7 +41,7 @@ def entries(connection: Connection, budget_id: str, after: int, most: int) -> li
     query = select(tables.ledger).where(columns.sequence > after).order_by(columns.sequence).limit(most)
     if budget_id:
         query = query.where(columns.budget_id.in_(select(_tree(budget_id).c.id)))
-    return [entry_from(row) for row in connection.execute(query).mappings()]
+    return [entry_from(row) for row in connection.execute(query)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def proof(connection: Connection) -> tuple[dict[str, Budget], dict[str, OwnSums]
     """Every budget, and what ledger and open charges say of it, as of one moment."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-    budgets = {row["id"]: budget_from(row) for row in connection.execute(select(tables.budgets)).mappings()}
+    budgets = {row.id: budget_from(row) for row in connection.execute(select(tables.budgets))}
     return budgets, _own_sums(connection)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, or_, select
 from budget_svc import tables
 from budget_svc.ledger import Cause, Change, Entry
 from budget_svc.queries import DAY
-from budget_svc.rows import entry_from, entry_to_row
+from budget_svc.rows import ENTRY_COLUMNS, entry_from, entry_to_row
 from budget_svc.tokens import NO_TOKENS
 
 
@@ -24,11 +24,13 @@ def fold(connection: Connection, ended_before: int, most: int) -> int:
     ids = [row.id for row in rows]
     budget_ids = {row.budget_id for row in rows}
     earlier_folds = (ledger.cause == Cause.FOLD) & ledger.budget_id.in_(budget_ids)
-    folded = connection.execute(select(tables.ledger).where(or_(ledger.charge_id.in_(ids), earlier_folds))).mappings()
-    entries = [entry_from(row) for row in folded]
+    folded = select(tables.ledger).where(or_(ledger.charge_id.in_(ids), earlier_folds))
+    entries = [entry_from(row) for row in connection.execute(folded)]
     connection.execute(delete(tables.ledger).where(ledger.sequence.in_([entry.sequence for entry in entries])))
     if totals := daily_totals(entries):
-        connection.execute(insert(tables.ledger), [entry_to_row(total) for total in totals])
+        connection.execute(
+            insert(tables.ledger), [dict(zip(ENTRY_COLUMNS, entry_to_row(total), strict=True)) for total in totals]
+        )
     connection.execute(delete(tables.charges).where(charges.id.in_(ids)))
     return len(ids)
 

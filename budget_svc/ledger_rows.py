@@ -1,0 +1,84 @@
+"""Reading and writing a book's rows, each sort of them in one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, text
+
+from budget_svc import tables
+from budget_svc.book import Book
+from budget_svc.budgets import Budget
+from budget_svc.charges import Charge
+from budget_svc.rates import RateWindow
+from budget_svc.rows import (
+    BALANCE_COLUMNS,
+    BUDGET_COLUMNS,
+    CHARGE_COLUMNS,
+    ENTRY_COLUMNS,
+    OUTCOME_COLUMNS,
+    balances_to_row,
+    budget_from,
+    budget_to_row,
+    charge_from,
+    charge_to_row,
+    entry_to_row,
+    outcome_to_row,
+)
+from svc_common.bulk import BulkSql
+
+
+class LedgerRows:
+    """What is read here stays locked until the transaction ends."""
+
+    def __init__(self, *, is_sqlite: bool) -> None:
+        sql = self._sql = BulkSql(is_sqlite=is_sqlite)
+        self._charges = text(
+            f"SELECT {', '.join(CHARGE_COLUMNS)} FROM charges WHERE {sql.among('id', 'ids')} ORDER BY id{sql.for_update()}"
+        )
+        self._paths = text(
+            f"WITH RECURSIVE path(id, parent_id) AS (SELECT id, parent_id FROM budgets WHERE {sql.among('id', 'ids')}"
+            " UNION SELECT b.id, b.parent_id FROM path JOIN budgets b ON b.id = path.parent_id)"
+            f" SELECT {', '.join(BUDGET_COLUMNS)} FROM budgets WHERE id IN (SELECT id FROM path)"
+            f" ORDER BY id{sql.for_update()}"
+        )
+        self._rates = text(
+            f"SELECT model_id, seconds FROM rates WHERE {sql.among('model_id', 'ids')} ORDER BY model_id{sql.for_update()}"
+        )
+        self._insert_budgets = sql.insert(tables.budgets, BUDGET_COLUMNS)
+        self._update_budgets = sql.update(tables.budgets, "id", BALANCE_COLUMNS)
+        self._insert_charges = sql.insert(tables.charges, CHARGE_COLUMNS)
+        self._update_charges = sql.update(tables.charges, "id", OUTCOME_COLUMNS)
+        self._insert_entries = sql.insert(tables.ledger, ENTRY_COLUMNS)
+        self._insert_rates = sql.insert(tables.rates, ("model_id", "seconds"))
+        self._update_rates = sql.update(tables.rates, "model_id", ("seconds",))
+
+    def charges(self, connection: Connection, ids: Iterable[str]) -> list[Charge]:
+        parameters = {"ids": self._sql.list_of(ids)}
+        return [charge_from(row) for row in connection.execute(self._charges, parameters).all()]
+
+    def paths(self, connection: Connection, ids: Iterable[str]) -> list[Budget]:
+        """The budgets with these ids and all above them."""
+        parameters = {"ids": self._sql.list_of(ids)}
+        return [budget_from(row) for row in connection.execute(self._paths, parameters).all()]
+
+    def rates(self, connection: Connection, model_ids: Iterable[str]) -> list[RateWindow]:
+        parameters = {"ids": self._sql.list_of(model_ids)}
+        return [RateWindow.decoded(*row) for row in connection.execute(self._rates, parameters).all()]
+
+    def save(self, connection: Connection, book: Book) -> None:
+        """Writes what the book's operations changed, in an order of ids that is the same in every replica."""
+        new, changed = sorted(book.new_budgets), sorted(book.changed_budgets)
+        self._sql.write(connection, self._insert_budgets, [budget_to_row(book.budgets[key]) for key in new])
+        self._sql.write(
+            connection, self._update_budgets, [(key, *balances_to_row(book.budgets[key])) for key in changed]
+        )
+        new, changed = sorted(book.new_charges), sorted(book.changed_charges)
+        self._sql.write(connection, self._insert_charges, [charge_to_row(book.charges[key]) for key in new])
+        self._sql.write(
+            connection, self._update_charges, [(key, *outcome_to_row(book.charges[key])) for key in changed]
+        )
+        self._sql.write(connection, self._insert_entries, [entry_to_row(entry) for entry in book.entries])
+        new, changed = sorted(book.new_windows), sorted(book.changed_windows - book.new_windows)
+        self._sql.write(connection, self._insert_rates, [(key, book.windows[key].encoded()) for key in new])
+        self._sql.write(connection, self._update_rates, [(key, book.windows[key].encoded()) for key in changed])

@@ -1,0 +1,73 @@
+"""Set-wise SQL for hot paths: statements of fixed text whatever the size of a batch, so that they are parsed and prepared once.
+
+SQLAlchemy builds parameters row by row in Python, which for batches of small rows costs more than the database does. Here a whole
+batch is one statement: arrays on PostgreSQL, the driver's own `executemany` on SQLite.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Boolean, Connection, LargeBinary, Table, Text
+
+
+class BulkSql:
+    """Writes statements for one kind of database."""
+
+    def __init__(self, *, is_sqlite: bool) -> None:
+        self._is_sqlite = is_sqlite
+
+    def among(self, column: str, name: str) -> str:
+        """The condition that a text column is one of the list given as the parameter `name`."""
+        if self._is_sqlite:
+            return f"{column} IN (SELECT value FROM json_each(:{name}))"
+        return f"{column} = ANY(CAST(:{name} AS text[]))"
+
+    def list_of(self, values: Iterable[str]) -> Any:
+        """A list as a parameter."""
+        return json.dumps(list(values)) if self._is_sqlite else list(values)
+
+    def for_update(self) -> str:
+        """Locks the rows of a SELECT; SQLite's one writer has the whole file."""
+        return "" if self._is_sqlite else " FOR UPDATE"
+
+    def insert(self, table: Table, columns: Sequence[str]) -> str:
+        """A statement for `write`, whose rows have the columns in this order."""
+        target = f"INSERT INTO {table.name} ({', '.join(columns)})"
+        if self._is_sqlite:
+            return f"{target} VALUES ({', '.join('?' * len(columns))})"
+        return f"{target} SELECT * FROM {_unnested(table, columns)}"
+
+    def update(self, table: Table, key: str, columns: Sequence[str]) -> str:
+        """A statement for `write`, whose rows have the key first and then the columns to set."""
+        if self._is_sqlite:
+            # Numbered parameters: the key comes first in the row and last in the statement.
+            assignments = ", ".join(f"{column} = ?{number}" for number, column in enumerate(columns, 2))
+            return f"UPDATE {table.name} SET {assignments} WHERE {key} = ?1"
+        assignments = ", ".join(f"{column} = v.{column}" for column in columns)
+        source = f"{_unnested(table, (key, *columns))} AS v({', '.join((key, *columns))})"
+        return f"UPDATE {table.name} SET {assignments} FROM {source} WHERE {table.name}.{key} = v.{key}"
+
+    def write(self, connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Runs an insert or update for all rows at once; nothing for none."""
+        if not rows:
+            return
+        if self._is_sqlite:
+            connection.exec_driver_sql(statement, list(rows))
+        else:
+            connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
+
+
+def _unnested(table: Table, columns: Sequence[str]) -> str:
+    return f"unnest({', '.join(f'%s::{_array_type(table, column)}' for column in columns)})"
+
+
+def _array_type(table: Table, column: str) -> str:
+    type_ = table.c[column].type
+    if isinstance(type_, Text):
+        return "text[]"
+    if isinstance(type_, LargeBinary):
+        return "bytea[]"
+    return "boolean[]" if isinstance(type_, Boolean) else f"{type_!s}[]"
