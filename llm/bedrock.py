@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 import threading
@@ -27,6 +28,7 @@ from botocore.awsrequest import (
     AWSHTTPSConnectionPool,
 )
 from botocore.config import Config
+from botocore.eventstream import ParserError
 from urllib3 import HTTPConnectionPool
 
 from llm.bedrock_errors import EXPECTED, Kind, ModelCallError, error_from
@@ -40,7 +42,7 @@ _log = logging.getLogger(__name__)
 # A finished response is read to its end, so that its connection can be used again, but not waited for longer than this.
 _LEAVE_SECONDS = 1.0
 
-Event = Mapping[str, Any]
+Event = dict[str, Any]
 """One event of ConverseStream, e.g. {"contentBlockDelta": {...}}."""
 
 
@@ -134,25 +136,23 @@ class EventStream:
         self._loop = loop
         self._calling = _Calling()
         self._inbox: deque[Event | ModelCallError | None] = deque()
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
         self._is_waking = False
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._waiting_since = 0.0
+        self._patience = 0.0
         self.has_ended = False
         """The thread is done with it."""
 
-    async def next(self, timeout: float) -> list[Event]:
+    async def next(self, patience: float) -> list[Event]:
         """The events that have come since, at least one; none at the end of the response.
 
-        Raises ModelCallError when the call has failed, also (LOST) when nothing came for `timeout` seconds.
+        Raises ModelCallError when the call has failed, also (LOST) when nothing came for `patience` seconds.
         """
         if not self._inbox:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._something()
-            except TimeoutError:
-                message = f"nothing came from the model for {timeout:.1f} s"
-                raise ModelCallError(Kind.LOST, message, begun=True) from None
+            await self._something(patience)
         events: list[Event] = []
-        while isinstance(item := self._inbox[0] if self._inbox else None, Mapping):
+        while isinstance(item := self._inbox[0] if self._inbox else None, dict):
             events.append(item)
             self._inbox.popleft()
         # The end stays in the inbox, to be met after the events before it have been dealt with.
@@ -191,21 +191,68 @@ class EventStream:
             _calling.reset(token)
             self._hand_on(end)
 
-    async def _something(self) -> None:
+    async def _something(self, patience: float) -> None:
+        self._waiting_since = self._loop.time()
+        if self._watchdog is None or patience != self._patience:
+            self.unwatch()
+            self._patience = patience
+            self._watchdog = self._loop.call_later(patience, self._look)
         while True:
-            self._wake.clear()
+            self._waiter = self._loop.create_future()
             self._is_waking = False
             # Looked at after the flag is down: the thread either saw it down and wakes us, or put its item in before.
             if self._inbox:
                 return
-            await self._wake.wait()
+            await self._waiter
+
+    def _look(self) -> None:
+        """Ends a wait that has become too long. One timer looks after many waits: to set one for each costs too much."""
+        self._watchdog = None
+        if self._waiter is None or self._waiter.done():
+            return
+        left = self._waiting_since + self._patience - self._loop.time()
+        if left > 0:
+            self._watchdog = self._loop.call_later(left, self._look)
+        else:
+            message = f"nothing came from the model for {self._patience:.1f} s"
+            self._waiter.set_exception(ModelCallError(Kind.LOST, message, begun=True))
+
+    def unwatch(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _hand_on(self, item: Event | ModelCallError | None) -> None:
         self._inbox.append(item)
         if not self._is_waking:
             self._is_waking = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._wake.set)
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                self._calling.abort()
+
+
+class _PlainParser:
+    """Reads events as the JSON they are.
+
+    botocore checks each one against the service's description, which takes more time than all else that a piece of text needs. It
+    still reads what is no event: errors.
+    """
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+
+    def parse(self, response: Mapping[str, Any], shape: Any) -> Any:
+        if response["status_code"] != 200:
+            return self._parser.parse(response, shape)
+        try:
+            return {response["headers"][":event-type"]: json.loads(response["body"])}
+        except (KeyError, ValueError) as error:
+            raise ParserError("an event that is no JSON") from error
 
 
 class BedrockClient:
@@ -255,6 +302,8 @@ class BedrockClient:
         except BaseException:
             stream.abort()
             raise
+        finally:
+            stream.unwatch()
         if not stream.has_ended:
             loop.call_later(_LEAVE_SECONDS, lambda: None if stream.has_ended else stream.abort())
 
@@ -269,7 +318,10 @@ class BedrockClient:
 
     def _open_stream(self, request: Mapping[str, Any]) -> _Events:
         response: Any = self._client.converse_stream(**request)
-        events: _Events = response["stream"]
+        stream = response["stream"]
+        if hasattr(stream, "_parser"):
+            stream._parser = _PlainParser(stream._parser)
+        events: _Events = stream
         return events
 
     def _open_whole(self, request: Mapping[str, Any]) -> _Events:

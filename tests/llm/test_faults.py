@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -72,8 +71,9 @@ class Bench:
         self.endpoint.load_script(parse_script(f"rules: [{', '.join(rules)}]"))
         self.meter = ArithmeticMeter()
         self.host = RememberingHost()
-        patience: dict[str, Any] = {"first_event_seconds": 0.15, "stall_seconds": 0.15, "attempts_per_model": 2}
-        runner = self._make(self.meter, catalogue(NOVA, HAIKU), settings(**patience))
+        patience = 0.5 if "stall" in nova else 20.0
+        limits = settings(first_event_seconds=patience, stall_seconds=patience, attempts_per_model=2)
+        runner = self._make(self.meter, catalogue(NOVA, HAIKU), limits)
         result = await runner.run(make_task(self._template, tools=()), self.host)
         await runner.close()
         return result
