@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import weakref
@@ -23,6 +24,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from llm.tokens import TokenUsage
 from tool_svc.calls import Provenance, ToolResult
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +49,7 @@ class ResultCache:
         self._running: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._stored_since_prune = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="result-cache")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def get_or_run(self, key: str, run: Callable[[], Awaitable[ToolResult]]) -> ToolResult:
         """The stored result, marked as cached, or what `run` returns, which is stored when it is complete.
@@ -75,11 +78,18 @@ class ResultCache:
         try:
             stored = json.loads(path.read_bytes())
             os.utime(path)  # pruning goes by last use
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):  # none there, or one that a broken disk left: the call is made anew
             return None
         return _from_json(stored)
 
     def _store(self, key: str, result: ToolResult) -> None:
+        try:
+            self._write(key, result)
+        except OSError as error:
+            # The result itself is there and paid for; that the next call pays again is worth a warning and no more.
+            logger.warning("a result could not be kept: %s", error)
+
+    def _write(self, key: str, result: ToolResult) -> None:
         with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".new-", delete=False) as file:
             file.write(json.dumps(asdict(result), ensure_ascii=False).encode("utf-8", "surrogatepass"))
         Path(file.name).replace(self._folder / key)

@@ -87,10 +87,10 @@ class ToolService:
 
 
 async def start(settings: ToolServiceSettings, tools: Sequence[Tool] = TOOLS) -> ToolService:
-    """Builds everything, listens and pulls. Raises StartupError when a template, workspace or address cannot be used."""
+    """Builds everything, listens and pulls. Raises StartupError when a template, workspace, folder or address is unusable."""
     try:
         service = ToolService(settings, tools)
-    except (TemplateError, SettingsError, ServiceError) as error:
+    except (TemplateError, SettingsError, ServiceError, OSError) as error:
         raise StartupError(str(error)) from error
     await service._start()
     return service
