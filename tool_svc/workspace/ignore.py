@@ -30,7 +30,7 @@ class _Level:
     def decide(self, path: str) -> bool | None:
         """True when ignored, False when re-included, None when no pattern speaks of it."""
         relative = path[self._prefix_length :]
-        if self._any.match(relative) is None:
+        if self._any.search(relative) is None:
             return None
         return self._spec.check_file(relative).include
 

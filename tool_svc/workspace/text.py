@@ -15,7 +15,10 @@ GUESSED_BYTES = 4 * 1024
 _KEY_MATERIAL: tuple[tuple[bytes, re.Pattern[bytes]], ...] = tuple(
     (anchor, re.compile(pattern))
     for anchor, pattern in (
-        (b"PRIVATE KEY-----", rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:\\[nr]|[\s\"'+#*/:,])*[A-Za-z0-9+/=:\- ]{16}"),
+        (
+            b"PRIVATE KEY-----",
+            rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:\\[nr]|[\s\"'+#*/:,])*(?:[A-Za-z0-9+/=]{16}|Proc-Type)",
+        ),
         (b"AKIA", rb"(?<![A-Za-z0-9/+])AKIA[0-9A-Z]{16}(?![A-Za-z0-9/+])"),
         (b"ASIA", rb"(?<![A-Za-z0-9/+])ASIA[0-9A-Z]{16}(?![A-Za-z0-9/+])"),
         (b"aws_secret", rb"aws_secret_access_key[\"']?\s*[=:]\s*[\"']?[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])"),
