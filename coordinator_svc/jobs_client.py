@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from dbp.common.v1 import common_pb2
 from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 
-from svc_common.channel import call, stream
+from svc_common.channel import call, resumed
 from svc_common.endings import EndReason
-from svc_common.errors import ErrorReason, ServiceError
-
-_AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.WATCHER_TOO_SLOW})
 
 
 class JobsClient:
@@ -65,25 +61,15 @@ class JobsClient:
 
         Raises the service's error when it has been away for longer than the patience allows.
         """
-        loop = asyncio.get_running_loop()
-        last_heard = loop.time()
-        pause = 0.02
-        while True:
-            request = jobs_pb2.WatchEventsRequest(root_id=root_id, after_sequence=after_sequence)
-            try:
-                async with stream(self.stub.WatchEvents(request)) as responses:
-                    async for response in responses:
-                        last_heard = loop.time()
-                        pause = 0.02
-                        for event in response.events:
-                            after_sequence = event.sequence
-                            yield event
-                return
-            except ServiceError as error:
-                if error.reason not in _AWAY or loop.time() - last_heard > self._patience:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.5)
+        watch = resumed(
+            lambda after: self.stub.WatchEvents(jobs_pb2.WatchEventsRequest(root_id=root_id, after_sequence=after)),
+            lambda response: int(response.events[-1].sequence),
+            after_sequence,
+            patience=self._patience,
+        )
+        async for response in watch:
+            for event in response.events:
+                yield event
 
 
 def new_job(

@@ -19,7 +19,7 @@ from dbp.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 from dbp.tool.v1 import tool_pb2, tool_pb2_grpc
 
-from svc_common.channel import UnaryMethod, call, open_channel, stream
+from svc_common.channel import AWAY, UnaryMethod, call, open_channel, resumed, stream
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from svc_common.ids import new_id
 from svc_common.money import parse_usd, to_amount
@@ -30,7 +30,6 @@ RequestEvent = coordinator_pb2.RequestEvent
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-_AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.WATCHER_TOO_SLOW})
 SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 300.0
 _CALL_SECONDS = 30.0
 
@@ -108,23 +107,16 @@ class AsyncClient:
 
     async def watch(self, request_id: str, after_sequence: int = 0) -> AsyncIterator[RequestEvent]:
         """Yields a request's events after a sequence, to the result, whatever happens to the connection."""
-        loop = asyncio.get_running_loop()
-        heard = loop.time()
-        pause = 0.05
-        while True:
-            request = coordinator_pb2.WatchRequestRequest(request_id=request_id, after_sequence=after_sequence)
-            try:
-                async with stream(self.coordinator.WatchRequest(request)) as responses:
-                    async for response in responses:
-                        heard, pause = loop.time(), 0.05
-                        after_sequence = response.event.sequence
-                        yield response.event
-                return
-            except ServiceError as error:
-                if error.reason not in _AWAY or loop.time() - heard > self._patience:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 0.5)
+        watch = resumed(
+            lambda after: self.coordinator.WatchRequest(
+                coordinator_pb2.WatchRequestRequest(request_id=request_id, after_sequence=after)
+            ),
+            lambda response: int(response.event.sequence),
+            after_sequence,
+            patience=self._patience,
+        )
+        async for response in watch:
+            yield response.event
 
     async def get(self, request_id: str) -> coordinator_pb2.Request:
         request = coordinator_pb2.GetRequestRequest(request_id=request_id)
@@ -178,8 +170,8 @@ class AsyncClient:
                     yield response.event
             return
         except ServiceError as error:
-            lost = error.reason in _AWAY or error.reason is ErrorReason.DEADLINE_EXCEEDED
-            if not lost or (after_sequence == 0 and error.reason not in _AWAY):
+            lost = error.reason in AWAY or error.reason is ErrorReason.DEADLINE_EXCEEDED
+            if not lost or (after_sequence == 0 and error.reason not in AWAY):
                 raise
             if after_sequence == 0 and not await self._was_accepted(request.request_id):
                 raise

@@ -40,13 +40,15 @@ class HouseError(Exception):
 
 @dataclass
 class House:
-    """`data` holds the SQLite files and logs. `bedrock` is "local" for the bundled model, "aws" for the real thing, or the path of
-    a script for the local endpoint. `free_ports` takes any free ports instead of the configured ones."""
+    """`data` holds the SQLite files and logs. `bedrock` is "local" for the bundled model, "aws" for the real thing, or the path
+    of a script for the local endpoint. `free_ports` takes any free ports instead of the configured ones. `environment` is added
+    to that of the services."""
 
     data: Path
     workspaces: Mapping[str, Path]
     bedrock: str = "local"
     free_ports: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
     settings: CommonSettings = field(default_factory=lambda: load(CommonSettings))
     _processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     _watchers: list[asyncio.Task[None]] = field(default_factory=list)
@@ -90,9 +92,21 @@ class House:
     def log_of(self, name: str) -> Path:
         return self.data / f"{name}.log"
 
+    async def is_serving(self, name: str) -> bool:
+        """Whether a service says that it is healthy."""
+        channel = open_channel(self.address(name), self.settings)
+        try:
+            request = health_pb2.HealthCheckRequest()
+            response = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=1.0)
+            return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+        except grpc.aio.AioRpcError:
+            return False
+        finally:
+            await channel.close(None)
+
     def _build_environment(self) -> dict[str, str]:
         common = self.settings
-        environment = dict(os.environ)
+        environment = {**os.environ, **self.environment}
         for name in SERVICES:
             short = name.removesuffix("_svc").upper()
             environment[f"DBP_{short}_ADDRESS"] = environment[f"DBP_{short}_LISTEN"] = self.address(name)
@@ -145,7 +159,7 @@ class House:
             )
 
     async def _wait_until_ready(self, name: str) -> None:
-        is_ready = self._bedrock_listens if name == BEDROCK else partial(self._is_serving, name)
+        is_ready = self._bedrock_listens if name == BEDROCK else partial(self.is_serving, name)
         deadline = asyncio.get_running_loop().time() + _READY_SECONDS
         while not await is_ready():
             if self._processes[name].returncode is not None:
@@ -153,17 +167,6 @@ class House:
             if asyncio.get_running_loop().time() > deadline:
                 raise HouseError(f"{name} was not ready within {_READY_SECONDS:.0f} s: {self._last_words(name)}")
             await asyncio.sleep(0.05)
-
-    async def _is_serving(self, name: str) -> bool:
-        channel = open_channel(self.address(name), self.settings)
-        try:
-            request = health_pb2.HealthCheckRequest()
-            response = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=1.0)
-            return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
-        except grpc.aio.AioRpcError:
-            return False
-        finally:
-            await channel.close(None)
 
     async def _bedrock_listens(self) -> bool:
         try:

@@ -13,7 +13,7 @@ import grpc
 from grpc.aio import ClientCallDetails, Metadata
 
 from svc_common import deadline, telemetry
-from svc_common.errors import ErrorReason
+from svc_common.errors import ErrorReason, ServiceError
 from svc_common.settings import CommonSettings
 from svc_common.status import error_of
 
@@ -30,7 +30,8 @@ _SERVICE_CONFIG = json.dumps(
     }
 )
 
-_TRANSIENT = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE})
+AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE})
+"""Reasons that say: the callee or its store is away, the same call may succeed later."""
 
 
 class UnaryMethod(Protocol[Request, Response]):
@@ -82,7 +83,7 @@ async def call(
             return await method(request, timeout=deadline.bounded(timeout))
         except grpc.aio.AioRpcError as rpc_error:
             error = error_of(rpc_error)
-            if error.reason not in _TRANSIENT or loop.time() + pause > give_up:
+            if error.reason not in AWAY or loop.time() + pause > give_up:
                 raise error from rpc_error
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 2, 0.5)
@@ -103,6 +104,36 @@ async def stream(rpc: Any) -> AsyncIterator[AsyncIterator[Any]]:
         yield responses()
     finally:
         rpc.cancel()
+
+
+async def resumed(
+    open_after: Callable[[int], Any],
+    sequence_of: Callable[[Any], int],
+    after_sequence: int,
+    *,
+    patience: float,
+) -> AsyncIterator[Any]:
+    """The responses of a watch over a numbered log, each once, to its end, whatever happens to the connection.
+
+    `open_after` begins a watch after a sequence, `sequence_of` says how far a response has come. Raises the callee's error when it
+    has been away for `patience` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    heard = loop.time()
+    pause = 0.02
+    while True:
+        try:
+            async with stream(open_after(after_sequence)) as responses:
+                async for response in responses:
+                    heard, pause = loop.time(), 0.02
+                    after_sequence = sequence_of(response)
+                    yield response
+            return
+        except ServiceError as error:
+            if error.reason not in AWAY | {ErrorReason.WATCHER_TOO_SLOW} or loop.time() - heard > patience:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.5)
 
 
 class _Interceptor:

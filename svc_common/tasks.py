@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from svc_common.channel import AWAY
 from svc_common.errors import ErrorReason, ServiceError
 
 logger = logging.getLogger(__name__)
 
-_EXPECTED = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.DEADLINE_EXCEEDED})
+_EXPECTED = AWAY | {ErrorReason.DEADLINE_EXCEEDED}
 
 
 async def supervised(

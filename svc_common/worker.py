@@ -18,7 +18,7 @@ from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 
 from svc_common import deadline
-from svc_common.channel import call, stream
+from svc_common.channel import AWAY, call, stream
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.tasks import supervised
 from svc_common.times import from_timestamp
@@ -30,7 +30,7 @@ Outcome = jobs_pb2.Success | jobs_pb2.Failure | jobs_pb2.Release
 TEXT_GATHER_SECONDS = 0.03
 _CLAIM_WAIT_SECONDS = 20
 _REPORT_TIMEOUT_SECONDS = 10.0
-_AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.DEADLINE_EXCEEDED})
+_REPEATABLE = AWAY | {ErrorReason.DEADLINE_EXCEEDED}
 _MAX_EVENTS_PER_REPORT = 200
 
 
@@ -201,7 +201,9 @@ class Worker:
         except ServiceError as error:
             logger.warning("job %s failed: %r", run.job.id, error)
             return jobs_pb2.Failure(
-                reason=common_pb2.END_REASON_INTERNAL_ERROR, message=error.message, retryable=error.reason in _AWAY
+                reason=common_pb2.END_REASON_INTERNAL_ERROR,
+                message=error.message,
+                retryable=error.reason in _REPEATABLE,
             )
         except Exception:  # the isolation of one job from the others
             logger.exception("job %s failed", run.job.id)
@@ -330,7 +332,7 @@ class _Reporter:
                 response = await call(self._stub.ReportJobs, request, timeout=_REPORT_TIMEOUT_SECONDS)
                 break
             except ServiceError as error:
-                if error.reason not in _AWAY:
+                if error.reason not in _REPEATABLE:
                     await self._isolate(batch, error)
                     return
                 logger.info("reports wait for jobs_svc: %s", error)

@@ -7,27 +7,15 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from svc_common.settings import CommonSettings
-from tests.scenarios.scripts import ANSWER, PLAN, TOOLS, script
-from tests.support.house import TestHouse, house
+from tests.scenarios.conftest import OpenHouse
+from tests.scenarios.scripts import ANSWER, PLAN, TOOLS
 
 BIN = Path(sysconfig.get_path("scripts"))
-OpenHouse = Callable[..., AbstractAsyncContextManager[TestHouse]]
-
-
-@pytest.fixture
-def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenHouse:
-    def opened(*rules: str, **options: Any) -> AbstractAsyncContextManager[TestHouse]:
-        return house(tmp_path, monkeypatch, script(*rules), **options)
-
-    return opened
 
 
 async def run(*command: str, common: CommonSettings | None = None) -> tuple[int, str, str]:

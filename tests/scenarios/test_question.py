@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -12,21 +10,13 @@ from dbp.common.v1 import common_pb2
 from dbp.coordinator.v1 import coordinator_pb2
 
 from svc_common.errors import ErrorReason, ServiceError
-from tests.scenarios.scripts import ANSWER, PLAN, TOOLS, script
-from tests.support.house import TestHouse, billed_pico_usd, house
+from tests.scenarios.conftest import OpenHouse
+from tests.scenarios.scripts import ANSWER, PLAN, TOOLS
+from tests.support.house import TestHouse, billed_pico_usd
 from tests.support.postgres import fresh_database
 
 Event = coordinator_pb2.RequestEvent
 Result = coordinator_pb2.RequestResult
-OpenHouse = Callable[..., AbstractAsyncContextManager[TestHouse]]
-
-
-@pytest.fixture
-def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenHouse:
-    def opened(*rules: str, **options: Any) -> AbstractAsyncContextManager[TestHouse]:
-        return house(tmp_path, monkeypatch, script(*rules), **options)
-
-    return opened
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

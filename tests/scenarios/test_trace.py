@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from svc_common import telemetry
-from tests.scenarios.scripts import ANSWER, PLAN, TOOLS, script
-from tests.support.house import house
+from tests.scenarios.conftest import OpenHouse
+from tests.scenarios.scripts import ANSWER, PLAN, TOOLS
 from tests.support.traces import recorded_spans, trace_id
 
 
-async def test_a_question_is_one_trace_from_the_client_to_every_model_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_question_is_one_trace_from_the_client_to_every_model_call(open_house: OpenHouse) -> None:
     with recorded_spans() as spans:
-        async with house(tmp_path, monkeypatch, script(PLAN, TOOLS, ANSWER)) as opened:
+        async with open_house(PLAN, TOOLS, ANSWER) as opened:
             with telemetry.span("the client's own"):
                 expected = telemetry.current_trace_id()
                 events = [event async for event in opened.client.ask("Where?")]
