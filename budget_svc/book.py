@@ -183,7 +183,10 @@ class Book:
         change = Change(Cause.ADJUST, limit=operation.limit - budget.limit)
         roomier = operation.limit > budget.limit or reserve < budget.conclusion_reserve
         budget.limit, budget.conclusion_reserve = operation.limit, reserve
-        budget.passed_percent = budget.passed_now()
+        passed = budget.passed_now()
+        if passed > budget.passed_percent:
+            self._passed.append(budget.id)
+        budget.passed_percent = passed
         self.changed_budgets.add(budget.id)
         if change.limit:
             self._record(budget, change)

@@ -104,16 +104,20 @@ class Keeper:
         return await self._database.read(check)
 
     async def thresholds(self, budget_id: str) -> AsyncIterator[tuple[Budget, int]]:
-        """A budget or one under it, and the threshold (percent) that it has passed; those passed already come first."""
+        """A budget or one under it, and the threshold (percent) that it has passed; those passed already come first.
+
+        Each is told once for a limit, and anew when the limit changes.
+        """
         await self.budget(budget_id)
-        told: dict[str, int] = {}
+        told: dict[tuple[str, int], int] = {}
         while not self._is_stopping:
             passed = self._passed
             for budget in await self._database.read(lambda connection: queries.passed_budgets(connection, budget_id)):
+                key = (budget.id, budget.limit)
                 for percent in THRESHOLDS:
-                    if told.get(budget.id, 0) < percent <= budget.passed_percent:
+                    if told.get(key, 0) < percent <= budget.passed_percent:
                         yield budget, percent
-                told[budget.id] = budget.passed_percent
+                told[key] = budget.passed_percent
             # Woken by what passes here; the timeout is for what passes in other replicas.
             with suppress(TimeoutError):
                 await asyncio.wait_for(passed.wait(), self._intervals.poll)

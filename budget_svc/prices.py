@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,12 @@ def load_prices(path: Path = BUNDLED, aliases: Mapping[str, str] | None = None) 
 
 
 def _listed(row: Mapping[str, Any]) -> ListedPrice:
+    effective = row["effective"]
+    if not isinstance(effective, date):
+        raise ValueError("effective must be a date")
     above = row.get("above")
     price = Price(_rates(row)) if above is None else Price(_rates(row), _whole(above, "tokens"), _rates(above))
-    return ListedPrice(row["model"], row.get("tier", ""), price, row["effective"].isoformat(), row["source"])
+    return ListedPrice(row["model"], row.get("tier", ""), price, effective.isoformat(), row["source"])
 
 
 def _rates(row: Mapping[str, Any]) -> Rates:

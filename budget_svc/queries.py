@@ -26,7 +26,7 @@ def budget(connection: Connection, budget_id: str) -> Budget | None:
 
 
 def passed_budgets(connection: Connection, budget_id: str) -> list[Budget]:
-    """The budget and those under it that have passed a threshold, parents before children."""
+    """The budget and those under it that have passed a threshold, oldest first."""
     tree = _tree(budget_id)
     query = (
         select(tables.budgets).join(tree, tree.c.id == tables.budgets.c.id).where(tables.budgets.c.passed_percent > 0)
