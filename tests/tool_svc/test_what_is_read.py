@@ -64,7 +64,9 @@ PATH = st.lists(st.sampled_from(["a", "b", "ab", "a.x", "b.x"]), min_size=1, max
 
 @settings(max_examples=25, deadline=None)
 @given(patterns=st.lists(PATTERN, min_size=1, max_size=4), path=PATH)
-def test_whatever_git_ignores_is_ignored(tmp_path_factory: pytest.TempPathFactory, patterns: list[str], path: str) -> None:
+def test_whatever_git_ignores_is_ignored(
+    tmp_path_factory: pytest.TempPathFactory, patterns: list[str], path: str
+) -> None:
     root = tmp_path_factory.mktemp("ignore")
     git(root, "init", "-q")
     write_tree(root, {".gitignore": "\n".join(patterns) + "\n", path: ""})

@@ -1,0 +1,295 @@
+"""The index: in step with files that change, shared by processes that may be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from svc_common.errors import ErrorReason, ServiceError
+from tests.tool_svc.trees import commit, git, snapshot_of, write_tree
+from tool_svc.index import parsers
+from tool_svc.index.parsers import FolderParser, ParsedFile
+from tool_svc.index.refresh import WorkspaceIndex
+from tool_svc.workspace.filesystem import FilesystemSource
+from tool_svc.workspaces import Workspaces
+
+CAP = 1024 * 1024
+
+
+class RecordingParser(FolderParser):
+    """Remembers what it was asked to parse."""
+
+    def __init__(self, root: Path, **options: int) -> None:
+        super().__init__(root, max_file_bytes=CAP, **options)
+        self.asked: list[str] = []
+
+    def parse(self, paths: Sequence[str]) -> Iterator[list[ParsedFile]]:
+        self.asked += paths
+        return super().parse(paths)
+
+
+class Watched:
+    """An index whose parsing is recorded. Time stamps of its files are set back, for fresh ones prove nothing."""
+
+    def __init__(self, root: Path, cache: Path, *, lock_timeout_s: float = 5.0) -> None:
+        self.parser = RecordingParser(root)
+        source = FilesystemSource(root, max_file_bytes=CAP)
+        self.index = WorkspaceIndex(source, self.parser, root, cache, lock_timeout_s=lock_timeout_s)
+
+    def refresh(self) -> str:
+        self.parser.asked.clear()
+        self.index.refresh()
+        with closing(self.index.view()) as view:
+            return view.id
+
+    def settle(self) -> str:
+        """Refreshes until every file's state is old enough to be trusted."""
+        snapshot = self.refresh()
+        while self.parser.asked:
+            snapshot = self.refresh()
+        return snapshot
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "root", {"a.py": '"""First."""\n', "b/c.py": "x = 1\n", "b/d.md": "# D\n"})
+
+
+def test_a_refresh_parses_what_changed_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    watched = Watched(root, tmp_path / "cache")
+    first = watched.settle()
+    assert watched.refresh() == first
+    assert watched.parser.asked == []
+    (root / "b/c.py").write_text("x = 2\n")
+    (root / "new.py").write_text("y = 1\n")
+    (root / "a.py").unlink()
+    second = watched.refresh()
+    assert sorted(watched.parser.asked) == ["b/c.py", "new.py"]
+    assert second != first
+    (root / "b/c.py").write_text("x = 1\n")
+    (root / "new.py").unlink()
+    (root / "a.py").write_text('"""First."""\n')
+    assert watched.refresh() == first
+
+
+def test_an_edit_that_restores_size_and_time_is_seen(root: Path, tmp_path: Path) -> None:
+    watched = Watched(root, tmp_path / "cache")
+    first = watched.settle()
+    before = (root / "b/c.py").stat()
+    (root / "b/c.py").write_text("x = 9\n")
+    os.utime(root / "b/c.py", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert watched.refresh() != first
+
+
+def test_a_changed_ignore_rule_takes_effect(root: Path, tmp_path: Path) -> None:
+    (root / "b/.gitignore").write_text("*.tmp\n")
+    watched = Watched(root, tmp_path / "cache")
+    watched.settle()
+    (root / "b/.gitignore").write_text("*.py \n")
+    watched.refresh()
+    with closing(watched.index.view()) as view:
+        assert list(view.files()) == ["a.py", "b/.gitignore", "b/d.md"]
+
+
+def test_a_snapshot_keeps_its_state_while_the_index_goes_on(root: Path, tmp_path: Path) -> None:
+    workspaces = Workspaces({"w": root}, tmp_path / "cache")
+    with workspaces.snapshot("w") as old:
+        (root / "a.py").unlink()
+        (root / "z.py").write_text("zebra = 1\n")
+        workspaces.refresh("w")
+        with workspaces.snapshot("w") as new:
+            assert old.listing(10) == ["a.py", "b/c.py", "b/d.md"]
+            assert new.listing(10) == ["b/c.py", "b/d.md", "z.py"]
+            assert old.id != new.id
+            assert [entry.file.path for entry in new.view.ranked("zebra", ["code"])] == ["z.py"]
+            assert old.view.ranked("zebra", ["code"]) == []
+
+
+def test_several_processes_parse_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_tree(tmp_path / "root", {f"d{n % 7}/f{n}.py": f'"""File {n % 50}."""\n' for n in range(450)})
+    monkeypatch.setattr(parsers, "PARALLEL_FROM", 10)
+    ids = []
+    for processes in (1, 2):
+        parser = FolderParser(root, max_file_bytes=CAP, processes=processes)
+        source = FilesystemSource(root, max_file_bytes=CAP)
+        index = WorkspaceIndex(source, parser, root, tmp_path / f"cache{processes}", lock_timeout_s=5)
+        index.refresh()
+        with closing(index.view()) as view:
+            ids.append(view.id)
+            assert len(view.files()) == 450
+            assert len(view.search_contents('"41"', (1, 1, 1, 1), 10)) == 1
+    assert ids[0] == ids[1]
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from tool_svc.index import refresh
+from tool_svc.workspaces import Workspaces
+refresh._CONTENTS_PER_COMMIT = 50
+workspaces = Workspaces({"w": sys.argv[1]}, Path(sys.argv[2]))
+workspaces.refresh("w")
+print(workspaces.snapshot("w").id)
+"""
+
+
+def build(root: Path, cache: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", BUILD, str(root), str(cache)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    return write_tree(
+        tmp_path / "large", {f"d{n % 9}/f{n}.py": f'"""File {n}."""\ndef f{n}(): ...\n' for n in range(2000)}
+    )
+
+
+def test_processes_that_build_at_once_end_with_one_index(large: Path, tmp_path: Path) -> None:
+    builders = [build(large, tmp_path / "cache") for _ in range(3)]
+    ids = {builder.communicate(timeout=60)[0].strip() for builder in builders}
+    with snapshot_of(large, tmp_path / "fresh") as fresh:
+        assert ids == {fresh.id}
+
+
+def test_a_killed_build_leaves_an_index_that_the_next_one_finishes(large: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for wanted in (100, 900):
+        builder = build(large, cache)
+        while builder.poll() is None and contents(cache) < wanted:
+            time.sleep(0.005)
+        builder.send_signal(signal.SIGKILL)
+        builder.communicate()
+    with snapshot_of(large, cache) as snapshot, snapshot_of(large, tmp_path / "fresh") as fresh:
+        assert snapshot.id == fresh.id
+        assert [entry.file.path for entry in snapshot.view.ranked("f1234", ["code"])] == ["d1/f1234.py"]
+
+
+def contents(cache: Path) -> int:
+    try:
+        with closing(sqlite3.connect(next(cache.glob("*/index.sqlite")))) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM content").fetchone()
+            return int(count)
+    except (StopIteration, sqlite3.OperationalError):
+        return 0
+
+
+def test_a_tree_that_is_rewritten_meanwhile_is_right_in_the_end(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "root", {f"d{n % 5}/f{n}.py": f"x = {n}\n" for n in range(200)})
+    stop = threading.Event()
+
+    def rewrite() -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            path = root / f"d{turn % 5}/f{turn % 200}.py"
+            path.write_text(f"y = {turn}\n")
+            moved = root / f"m{turn % 3}"
+            moved.mkdir(exist_ok=True)
+            (moved / "g.py").write_text("z\n")
+            (moved / "g.py").unlink()
+            moved.rmdir()
+
+    workspaces = Workspaces({"w": root}, tmp_path / "cache")
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    try:
+        for _ in range(8):
+            workspaces.refresh("w")
+            with workspaces.snapshot("w") as snapshot:
+                assert snapshot.files_total >= 200
+    finally:
+        stop.set()
+        writer.join()
+    workspaces.refresh("w")
+    with workspaces.snapshot("w") as snapshot, snapshot_of(root, tmp_path / "fresh") as fresh:
+        assert snapshot.id == fresh.id
+
+
+def test_a_damaged_index_is_built_anew(root: Path, tmp_path: Path) -> None:
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        expected = snapshot.id
+    (index,) = (tmp_path / "cache").glob("*/index.sqlite")
+    index.write_bytes(b"no database" * 1000)
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        assert snapshot.id == expected
+
+
+def test_waiting_for_another_builder_has_an_end(root: Path, tmp_path: Path) -> None:
+    first = Watched(root, tmp_path / "cache")
+    first.settle()
+    (root / "a.py").write_text("changed\n")
+    with first.index._builders_lock(), pytest.raises(ServiceError) as caught:
+        Watched(root, tmp_path / "cache", lock_timeout_s=0.1).refresh()
+    assert caught.value.reason is ErrorReason.OVERLOADED
+    assert caught.value.retry_after is not None
+
+
+def test_history_follows_commits_and_rewritten_ones(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    first = commit(root, "Add leases\n\nThey expire.", {"lease.py": "1", "docs/lease.md": "1"})
+    second = commit(root, "Renew leases", {"lease.py": "2"})
+    workspaces = Workspaces({"w": root}, tmp_path / "cache")
+    with workspaces.snapshot("w") as snapshot:
+        assert snapshot.id.startswith(f"git:{second[:12]}+")
+        changes = snapshot.view.recent_changes(10)
+        assert [(change.message, change.paths) for change in changes] == [
+            ("Renew leases", ("lease.py",)),
+            ("Add leases\n\nThey expire.", ("docs/lease.md", "lease.py")),
+        ]
+    git(root, "reset", "-q", "--hard", first)
+    third = commit(root, "Fence leases", {"fence.py": "1"})
+    workspaces.refresh("w")
+    with workspaces.snapshot("w") as snapshot:
+        assert [change.hash for change in snapshot.view.recent_changes(10)] == [third, first]
+
+
+def test_a_repository_cannot_make_git_run_programs(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    commit(root, "Start", {"a.py": "1"})
+    mark = tmp_path / "ran"
+    for key in ("core.fsmonitor", "core.pager", "gpg.program", "diff.external", "core.sshCommand", "core.askPass"):
+        git(root, "config", key, f"touch {mark};")
+    git(root, "config", "log.showSignature", "true")
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        assert len(snapshot.view.recent_changes(5)) == 1
+    assert not mark.exists()
+
+
+def test_a_commit_of_a_bare_repository_is_a_workspace(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    first = commit(root, "Start", {"a.py": '"""Old."""\n', "link": "", "scratchpad/x.md": "", ".env": "A=1"})
+    (root / "link").unlink()
+    (root / "link").symlink_to("/etc/passwd")
+    commit(root, "Change", {"a.py": '"""New."""\n', "b.py": ""})
+    git(tmp_path, "clone", "-q", "--bare", "root", "bare.git")
+    workspaces = Workspaces(
+        {"head": tmp_path / "bare.git", "old": f"{tmp_path / 'bare.git'}@{first}"}, tmp_path / "cache"
+    )
+    with workspaces.snapshot("head") as head, workspaces.snapshot("old") as old:
+        assert head.listing(10) == ["a.py", "b.py"]
+        assert old.listing(10) == ["a.py", "link"]
+        read = head.read_files(["a.py", "link", ".env", "scratchpad/x.md", "none.py"]).files
+        assert [file.content or file.error_code for file in read] == [
+            '"""New."""\n', "NOT_A_FILE", "SECRET", "IGNORED", "NOT_FOUND",
+        ]  # fmt: skip
+        assert old.read_files(["a.py"]).files[0].content == '"""Old."""\n'
+        assert old.id.startswith(f"git:{first[:12]}+")
+    with pytest.raises(ServiceError) as caught:
+        Workspaces({"none": f"{tmp_path / 'bare.git'}@nosuch"}, tmp_path / "cache")
+    assert caught.value.reason is ErrorReason.INVALID_ARGUMENT
+
+
+def test_an_unknown_workspace_is_named_with_those_there_are(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="there are w") as caught:
+        Workspaces({"w": root}, tmp_path / "cache").snapshot("x")
+    assert caught.value.reason is ErrorReason.WORKSPACE_NOT_FOUND
