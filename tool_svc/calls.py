@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from llm.tokens import TokenUsage
 from svc_common.endings import EndReason
-from svc_common.errors import invalid_field
 from tool_svc.workspace.scope import WHOLE, Scope
 
 DIRECTORIES = "directories"
@@ -30,17 +29,15 @@ class ToolCall:
 
     @property
     def narrowed_scope(self) -> Scope:
-        """The scope without what the parameter `directories` leaves out.
+        """The scope without what the parameter `directories` leaves out; all of it when none of them is within it.
 
-        Raises PATH_OUTSIDE_WORKSPACE for one that leaves the root, INVALID_ARGUMENT when nothing of the scope would be left.
+        Raises PATH_OUTSIDE_WORKSPACE for a directory that leaves the root.
         """
         asked = self.parameters.get(DIRECTORIES, ())
         if Scope(directories=tuple(asked)).is_whole:
             return self.scope
         directories = _common(self.scope.directories, asked) if self.scope.directories else tuple(asked)
-        if not directories:
-            raise invalid_field(f"parameters.{DIRECTORIES}", "none of them is within the scope of the request")
-        return replace(self.scope, directories=directories)
+        return replace(self.scope, directories=directories or self.scope.directories)
 
 
 def _common(some: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
@@ -89,17 +90,26 @@ class ToolEngine:
     async def prepare(self, call: ToolCall, max_tokens: int) -> Prompt:
         """What the call's instance would be sent, its context in at most `max_tokens` (0: as in `execute`). Raises as that."""
         registered = self._registry.checked(call)
-        async with self._files.snapshot(call.workspace, call.narrowed_scope) as snapshot:
+        async with self._snapshot(call) as snapshot:
             context = await self._context(registered, call, snapshot, max_tokens)
         template = registered.template
         return Prompt(context, template.system, "\n\n".join(template.render(context.values)))
+
+    @asynccontextmanager
+    async def _snapshot(self, call: ToolCall) -> AsyncIterator[WorkspaceSnapshot]:
+        """The files that a call is about. Directories without any were made up by a model; then its request's whole scope is."""
+        async with AsyncExitStack() as stack:
+            snapshot = await stack.enter_async_context(self._files.snapshot(call.workspace, call.narrowed_scope))
+            if not snapshot.files_total:
+                snapshot = await stack.enter_async_context(self._files.snapshot(call.workspace, call.scope))
+            yield snapshot
 
     async def _answer(
         self, registered: RegisteredTool, call: ToolCall, execution: Execution, listener: Listener
     ) -> ToolResult:
         """The stored result of the same call on the same files, or a new one."""
         listener.progress(Progress("looking for changed files"))
-        async with self._files.snapshot(call.workspace, call.narrowed_scope) as snapshot:
+        async with self._snapshot(call) as snapshot:
             key = result_key(
                 {
                     "tool": call.tool,

@@ -108,6 +108,17 @@ async def test_a_context_is_shown_without_a_model_call(house: ToolHouse) -> None
     assert (shown.files_total, len(house.bedrock.invoice.records())) == (2, 0)
 
 
+async def test_directories_narrow_the_scope_unless_the_model_made_them_up(house: ToolHouse) -> None:
+    (house.workspace / "shop" / "till").mkdir()
+    (house.workspace / "shop" / "till" / "drawer.py").write_text('"""Opens the drawer."""\n')
+    tools = await house.start_tools(role="service")
+    for directories, files_total in ((["shop/till"], 1), (["."], 3), (["docs", "shop/till"], 1), (["nowhere"], 3)):
+        asked = tool_call(query="payments", directories=directories)
+        asked.scope.directories.append("shop")
+        shown = await call(tools.PrepareContext, tool_pb2.PrepareContextRequest(call=asked))
+        assert shown.files_total == files_total
+
+
 async def test_the_last_commit_gets_a_message(house: ToolHouse) -> None:
     message = {"title": "Retry payments", "body": "", "changed_files": [{"path": "shop/orders.py", "change": "new"}]}
     house.bedrock.load_script(Script(rules=(answering(message),)))

@@ -41,7 +41,7 @@ def query_schema(query: str, **further: Mapping[str, Any]) -> Mapping[str, Any]:
             "type": "array",
             "items": {"type": "string", "minLength": 1, "maxLength": 512},
             "maxItems": 16,
-            "description": "Only look at files beneath these directories. Leave it out to look at all.",
+            "description": "Only look at files beneath these existing directories. Leave it out to look at all.",
         },
         **further,
     }
