@@ -18,6 +18,7 @@ import pytest
 from svc_common.errors import ErrorReason, ServiceError
 from tests.tool_svc.trees import commit, git, snapshot_of, write_tree
 from tool_svc.index import parsers
+from tool_svc.index.languages import Role
 from tool_svc.index.parsers import FolderParser, ParsedFile
 from tool_svc.index.refresh import WorkspaceIndex
 from tool_svc.workspace.filesystem import FilesystemSource
@@ -111,8 +112,8 @@ def test_a_snapshot_keeps_its_state_while_the_index_goes_on(root: Path, tmp_path
             assert old.listing(10) == ["a.py", "b/c.py", "b/d.md"]
             assert new.listing(10) == ["b/c.py", "b/d.md", "z.py"]
             assert old.id != new.id
-            assert [entry.file.path for entry in new.view.ranked("zebra", ["code"])] == ["z.py"]
-            assert old.view.ranked("zebra", ["code"]) == []
+            assert [entry.file.path for entry in new.view.ranked("zebra", [Role.CODE])] == ["z.py"]
+            assert old.view.ranked("zebra", [Role.CODE]) == []
 
 
 def test_several_processes_parse_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +172,7 @@ def test_a_killed_build_leaves_an_index_that_the_next_one_finishes(large: Path, 
         builder.communicate()
     with snapshot_of(large, cache) as snapshot, snapshot_of(large, tmp_path / "fresh") as fresh:
         assert snapshot.id == fresh.id
-        assert [entry.file.path for entry in snapshot.view.ranked("f1234", ["code"])] == ["d1/f1234.py"]
+        assert [entry.file.path for entry in snapshot.view.ranked("f1234", [Role.CODE])] == ["d1/f1234.py"]
 
 
 def contents(cache: Path) -> int:
