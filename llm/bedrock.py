@@ -59,11 +59,11 @@ class _Aborted(OSError):
 class _Calling:
     """One call as its thread sees it. The connection it uses says whose it is, so that an abort never hits a later user of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_as_sent: bool) -> None:
         self.lock = threading.Lock()
         self.connection: _OwnedConnection | None = None
         self.is_aborted = False
-        self.is_sent = False
+        self.is_sent = counts_as_sent
 
     def abort(self) -> None:
         """Shuts the call's connection down, or keeps it from being sent. Never blocks."""
@@ -132,9 +132,10 @@ class _HttpsPool(AWSHTTPSConnectionPool):
 class EventStream:
     """The events of one running call, on the event loop's side."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, knows_its_socket: bool) -> None:
         self._loop = loop
-        self._calling = _Calling()
+        # Without the hook nobody can tell whether a call has gone out, so it is taken to have.
+        self._calling = _Calling(counts_as_sent=not knows_its_socket)
         self._inbox: deque[Event | ModelCallError | None] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._is_waking = False
@@ -287,7 +288,7 @@ class BedrockClient:
         """
         loop = asyncio.get_running_loop()
         await self._slots.acquire()
-        stream = EventStream(loop)
+        stream = EventStream(loop, knows_its_socket=self.can_abort)
         self._running.add(stream)
 
         def ended(_: object) -> None:

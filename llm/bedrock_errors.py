@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 import urllib3.exceptions
 from botocore import exceptions as boto
 from botocore.eventstream import ParserError
+
+_log = logging.getLogger(__name__)
 
 
 class Kind(Enum):
@@ -145,6 +148,9 @@ def _from_response(error: boto.ClientError, in_stream: bool) -> ModelCallError:
         kind = Kind.STREAM_BROKEN if in_stream else _kind_of_status(status)
     if kind is Kind.INVALID:
         kind = Kind.TOO_LONG if _TOO_LONG.search(text) else Kind.GONE if _NOT_CALLABLE.search(text) else kind
+    if kind is Kind.DENIED:  # its text names accounts and roles
+        _log.warning("access to the model is denied: %s", text)
+        text = "access to the model is denied"
     hint = _seconds(metadata.get("HTTPHeaders", {}).get("retry-after"))
     return ModelCallError(kind, f"{code or 'an error without a name'}: {text}"[:500], begun=in_stream, retry_after=hint)
 

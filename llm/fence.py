@@ -10,7 +10,6 @@ A fence cannot be closed from within: whatever looks like one of its tags inside
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 _TAG = re.compile(r"<(?=\s*/?\s*data\b)", re.IGNORECASE)
 _FENCE_TAG = re.compile(r"<data name=\"[^\"\n]*\"(?: source=\"[^\"\n]*\")?>\n|\n</data>")
@@ -19,21 +18,11 @@ _NOT_IN_ATTRIBUTE = re.compile(r"[^\w .:/@#=+,()\[\]-]+")
 _INLINE_LIMIT = 400
 
 
-class Fenced(str):
-    """Text that holds its fences already. Only this module makes it."""
-
-    __slots__ = ()
-
-
-def fence(name: str, text: str, source: str = "") -> Fenced:
+def fence(name: str, text: str, source: str = "") -> str:
     """The text as data. `name` says what it is; `source` where it comes from: a path, a tool, "client"."""
     origin = f' source="{_attribute(source)}"' if source else ""
     defused = _TAG.sub("&lt;", text)
-    return Fenced(f'<data name="{_attribute(name)}"{origin}>\n{defused}{_END}')
-
-
-def join(parts: Iterable[Fenced], separator: str = "\n") -> Fenced:
-    return Fenced(separator.join(parts))
+    return f'<data name="{_attribute(name)}"{origin}>\n{defused}{_END}'
 
 
 def inline(text: str) -> str:

@@ -168,7 +168,7 @@ class InstanceLoop:
         spoken = Conversation(list(self._talk.messages))
         if self._conclusion:
             occasion = notices.CONCLUDE if schema is None else notices.CONCLUDE_WITH_RESULT
-            words = texts.text(occasion, reason=self._conclusion.words, tool=RESULT_TOOL)
+            words = texts.text(occasion, reason=self._conclusion.words)
             last = spoken.messages[-1]
             spoken.messages[-1] = {**last, "content": [*last["content"], {"text": words}]}
             limit = min(limit, self._parts.settings.conclusion_max_tokens)
@@ -250,7 +250,7 @@ class InstanceLoop:
         if talk.tally.repairs >= _MAX_REPAIRS:
             return self._end(self._cut_text, Cut(EndReason.LLM_ERROR, "the model gave no usable answer"))
         talk.tally = replace(talk.tally, repairs=talk.tally.repairs + 1)
-        words = self._parts.texts.text(occasion, **{"tool": RESULT_TOOL, **values})
+        words = self._parts.texts.text(occasion, **values)
         answered = [
             result_block(use, ToolOutcome(words, is_error=True), is_notice=True) for use in tool_uses(talk.unanswered)
         ]

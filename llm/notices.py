@@ -14,7 +14,6 @@ CONCLUDE = "Conclude"
 CONCLUDE_WITH_RESULT = "Conclude With Result"
 RESULT_TOOL = "Result Tool"
 ASK_FOR_RESULT = "Ask For Result"
-ASK_FOR_JSON = "Ask For JSON"
 ASK_FOR_ANSWER = "Ask For Answer"
 RESULT_SCHEMA = "Result Schema"
 REPAIR = "Repair"
@@ -26,10 +25,9 @@ OUT_OF_TIME = "Out Of Time"
 
 _PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     CONCLUDE: frozenset({"reason"}),
-    CONCLUDE_WITH_RESULT: frozenset({"reason", "tool"}),
+    CONCLUDE_WITH_RESULT: frozenset({"reason"}),
     RESULT_TOOL: frozenset(),
-    ASK_FOR_RESULT: frozenset({"tool"}),
-    ASK_FOR_JSON: frozenset(),
+    ASK_FOR_RESULT: frozenset(),
     ASK_FOR_ANSWER: frozenset(),
     RESULT_SCHEMA: frozenset({"schema"}),
     REPAIR: frozenset({"problems"}),

@@ -25,7 +25,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from llm.fence import Fenced, fence, inline
+from llm.fence import fence, inline
 
 SECTIONS = ("System Instruction", "User Query Format", "Example Usage", "Response Format")
 
@@ -82,9 +82,8 @@ class Template:
     def render(self, values: Mapping[str, str]) -> list[str]:
         """The first user message, one piece per fence and per stretch of text between fences.
 
-        A value of type `Fenced` on a line of its own is put in as it is, any other is fenced under its placeholder's name; an empty
-        one is left out together with a label (a line that ends in a colon) right above it. Raises ValueError when the values are
-        not those of the placeholders.
+        A value on a line of its own is fenced under its placeholder's name; an empty one is left out together with a label (a line
+        that ends in a colon) right above it. Raises ValueError when the values are not those of the placeholders.
         """
         if missing := self.placeholders - set(values):
             raise ValueError(f"template {self.name}: no value for {', '.join(sorted(missing))}")
@@ -96,7 +95,7 @@ class Template:
             before = _with_inline_values(self.user_format[end : match.start()], values)
             value = values[match[1]]
             if value.strip():
-                pieces += [before, value if isinstance(value, Fenced) else fence(match[1], value)]
+                pieces += [before, fence(match[1], value)]
             else:
                 pieces.append(_LABEL_AT_END.sub("", before))
             end = match.end()

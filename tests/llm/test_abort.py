@@ -145,3 +145,19 @@ rules:
         {"toolUse": {"toolUseId": "use-1", "name": "read_files", "input": {"paths": ["a.py"]}}},
     ]
     assert reply.is_complete
+
+
+async def test_where_calls_cannot_be_aborted_they_count_as_sent(
+    endpoint: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm.bedrock._hook_connections", lambda *_: False)
+    endpoint.load_script(parse_script("rules: [{reply: {fault: {drop: true}}}]"))
+    client = BedrockClient(settings(), session())
+
+    async with client.converse(REQUEST, streaming=True) as stream:
+        with pytest.raises(ModelCallError) as lost:
+            await stream.next(10)
+    await client.close()
+
+    assert lost.value.begun
+    assert stream.is_sent

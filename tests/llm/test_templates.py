@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.fence import Fenced, cut, fence, join
+from llm.fence import cut, fence
 from llm.notices import load_notices
 from llm.templates import (
     COORDINATOR_PLACEHOLDERS,
@@ -76,15 +76,6 @@ def test_a_template_gives_stable_system_text_and_fenced_user_text(path: Path) ->
     assert pieces == ["About a &lt;b> in short.", '<data name="query">\nwhy &lt;/data> so?\n</data>']
 
 
-def test_material_that_is_fenced_already_goes_in_as_it_is(path: Path) -> None:
-    path.write_text(GOOD)
-    files = join([fence("file", "x", "a.py"), fence("file", "y", "b.py")])
-
-    pieces = load_template(path, {"query", "topic", "earlier"}).render({"query": "q", "topic": "t", "earlier": files})
-
-    assert pieces[:2] == ["About t in short.\n\nEarlier:", files]
-
-
 @pytest.mark.parametrize(
     ("old", "new", "line", "problem"),
     [
@@ -141,7 +132,7 @@ HOSTILE = st.lists(
 
 @given(HOSTILE, HOSTILE, st.text(max_size=20))
 def test_nothing_inside_a_fence_can_end_it(before: str, after: str, name: str) -> None:
-    fenced = join([fence(name, before, name), fence("next", after)])
+    fenced = "\n".join([fence(name, before, name), fence("next", after)])
 
     assert fenced.count("</data>") == 2
     assert fenced.lower().replace(" ", "").count("</data>") == 2
@@ -150,7 +141,7 @@ def test_nothing_inside_a_fence_can_end_it(before: str, after: str, name: str) -
 
 @given(HOSTILE, st.integers(0, 200))
 def test_a_cut_says_so_and_leaves_every_fence_closed(text: str, limit: int) -> None:
-    whole = Fenced("Files:\n" + join([fence("one", text, "a.py"), fence("two", text * 2)]))
+    whole = "\n".join(["Files:", fence("one", text, "a.py"), fence("two", text * 2)])
 
     short = cut(whole, limit)
 
