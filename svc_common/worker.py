@@ -21,7 +21,7 @@ from svc_common import deadline
 from svc_common.channel import AWAY, call, stream
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.tasks import supervised
-from svc_common.times import from_timestamp
+from svc_common.times import MICROS, from_timestamp, now
 
 logger = logging.getLogger(__name__)
 
@@ -175,12 +175,15 @@ class Worker:
         return run
 
     async def _run(self, run: JobRun) -> None:
+        left = (from_timestamp(run.job.deadline) - now()) / MICROS
+        deadline_timer = asyncio.get_running_loop().call_later(max(0.0, left), self._expire, run)
         try:
             run.outcome = await self._outcome(run)
             await run.flush()
         except LeaseLost:
             logger.info("job %s: the lease was lost", run.job.id)
         finally:
+            deadline_timer.cancel()
             self._runs.pop((run.job.id, run.fencing_token), None)
             self._slot_free.set()
             if not self._runs:
@@ -210,6 +213,11 @@ class Worker:
             return jobs_pb2.Failure(
                 reason=common_pb2.END_REASON_INTERNAL_ERROR, message="internal error of the worker", retryable=True
             )
+
+    def _expire(self, run: JobRun) -> None:
+        """The queue ends a job at its deadline. When it is away and cannot say so, the work must end all the same."""
+        if run.outcome is None:
+            self._lose(run, common_pb2.END_REASON_TIMEOUT)
 
     def _lose(self, run: JobRun, reason: int) -> None:
         """Ends a run whose lease is over; its news is refused from now on."""

@@ -118,6 +118,27 @@ async def test_a_cancel_reaches_the_handler_and_its_late_words_are_refused(queue
     assert not job.checkpoint
 
 
+async def test_a_handler_ends_at_its_deadline_though_the_queue_is_away(queue: Queue) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def handler(run: JobRun) -> Outcome:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return DONE
+
+    queue.work(handler)
+    await queue.create("job", seconds=0.5)
+    await started.wait()
+    port = queue.service.port
+    await queue.service.stop()
+    await asyncio.wait_for(ended.wait(), 5)
+    await queue.start(port)
+    assert (await queue.ended("job")).end_reason == common_pb2.END_REASON_TIMEOUT
+
+
 async def test_one_handler_that_breaks_harms_no_other(queue: Queue) -> None:
     async def handler(run: JobRun) -> Outcome:
         if run.job.id == "bad":
