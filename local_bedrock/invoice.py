@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from local_bedrock.calls import Json, ModelCall, Usage
+from svc_common.times import now
 
 
 class CallState(StrEnum):
@@ -27,7 +28,8 @@ class CallState(StrEnum):
 class InvoiceRecord:
     """One call. `usage` is what is billed; while RUNNING, what is owed should the client leave now.
 
-    `rule` names the script rule that answered, `error` the error the call ended with.
+    `rule` names the script rule that answered, `error` the error the call ended with. Times are epoch microseconds: `start_time`
+    when the call came in, `end_time` when its response had ended or its client was seen to have left, 0 while it is RUNNING.
     """
 
     call_id: str
@@ -39,6 +41,8 @@ class InvoiceRecord:
     usage: Usage = field(default_factory=Usage)
     error: str = ""
     rule: str = ""
+    start_time: int = 0
+    end_time: int = 0
 
 
 class Invoice:
@@ -50,7 +54,9 @@ class Invoice:
 
     def open(self, call_id: str, call: ModelCall) -> None:
         """A call has come in; nothing is owed for it yet."""
-        record = InvoiceRecord(call_id, call.operation, call.model_id, call.service_tier, dict(call.metadata))
+        record = InvoiceRecord(
+            call_id, call.operation, call.model_id, call.service_tier, dict(call.metadata), start_time=now()
+        )
         self._records[call_id] = record
         if len(self._records) > self._max_records:
             del self._records[next(iter(self._records))]
@@ -63,7 +69,7 @@ class Invoice:
     def close(self, call_id: str, state: CallState, error: str = "") -> None:
         """The call has ended."""
         if record := self._records.get(call_id):
-            self._records[call_id] = replace(record, state=state, error=error)
+            self._records[call_id] = replace(record, state=state, error=error, end_time=now())
 
     def records(self) -> list[InvoiceRecord]:
         return list(self._records.values())
