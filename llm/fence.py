@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 _TAG = re.compile(r"<(?=\s*/?\s*data\b)", re.IGNORECASE)
-_FENCE_TAG = re.compile(r"<data name=\"[^\"\n]*\"(?: source=\"[^\"\n]*\")?>\n|\n</data>")
+_OPENING = re.compile(r'<data name="([^"\n]*)"[^\n]*>\n')
 _END = "\n</data>"
 _NOT_IN_ATTRIBUTE = re.compile(r"[^\w .:/@#=+,()\[\]-]+")
 _INLINE_LIMIT = 400
@@ -32,25 +32,20 @@ def inline(text: str) -> str:
 
 def name_of(text: str) -> str:
     """The name of the fence that the text begins with, or "" when it begins with none."""
-    match = re.match(r'<data name="([^"\n]*)"', text)
+    match = _OPENING.match(text)
     return match[1] if match else ""
 
 
 def cut(text: str, max_bytes: int) -> str:
-    """The beginning of a text in about `max_bytes` of UTF-8, with a mark that says how much is gone; open fences are closed."""
-    encoded = text.encode("utf-8", "surrogatepass")
-    if len(encoded) <= max_bytes:
+    """The beginning of a text in about `max_bytes` of UTF-8, with a mark that says how much is gone; a fence stays closed."""
+    opening = _OPENING.match(text)
+    begin, end = (opening[0], _END) if opening and text.endswith(_END) else ("", "")
+    body = text[len(begin) : len(text) - len(end)].encode("utf-8", "surrogatepass")
+    room = max(0, max_bytes - len(begin.encode()) - len(end))
+    if len(body) <= room:
         return text
-    kept = encoded[: max(0, max_bytes)].decode("utf-8", "ignore")
-    # A tag is kept whole or not at all: a fence without its end would swallow what follows.
-    partial_tag = re.search(r"(<data [^\n]*|\n(</?d?a?t?a?)?)$", kept)
-    if partial_tag:
-        kept = kept[: partial_tag.start()]
-    mark = f"\n[... {len(encoded) - len(kept.encode())} bytes left out: no room in the context ...]"
-    depth = 0
-    for tag in _FENCE_TAG.finditer(kept):
-        depth += -1 if tag[0] == _END else 1
-    return kept + mark + (_END if depth > 0 else "")
+    kept = body[:room].decode("utf-8", "ignore")
+    return f"{begin}{kept}\n[... {len(body) - len(kept.encode())} bytes left out: no room in the context ...]{end}"
 
 
 def _attribute(text: str) -> str:
