@@ -13,7 +13,7 @@ from pathlib import Path
 from tool_svc.workspace import git
 from tool_svc.workspace.beneath import open_beneath, open_directory, open_file, read_up_to
 from tool_svc.workspace.ignore import GITIGNORE, IgnoreRules
-from tool_svc.workspace.paths import SCRATCHPAD, is_plain_name, never_entered, never_read
+from tool_svc.workspace.paths import SCRATCHPAD, is_plain_name, never_entered, never_read, never_read_name
 from tool_svc.workspace.refusal import (
     IGNORED,
     LINK,
@@ -209,15 +209,15 @@ class FilesystemSource:
         self, entry: os.DirEntry[str], path: str, rules: IgnoreRules, is_directory: bool, depth: int
     ) -> Refusal | None:
         if is_directory:
-            if depth >= MAX_DEPTH or path == SCRATCHPAD or not is_plain_name(entry.name):
+            if depth >= MAX_DEPTH or path == SCRATCHPAD:
                 return IGNORED
-            refusal = never_entered(entry.name) or never_read(f"{path}/x")
+            refusal = never_entered(entry.name)
         elif entry.is_symlink():
             return LINK
         elif not entry.is_file(follow_symlinks=False):
             return NOT_A_FILE
         else:
-            refusal = never_read(path)
+            refusal = never_read_name(entry.name)
         if refusal is None and rules.ignores(path, is_directory=is_directory):
             return IGNORED
         return refusal

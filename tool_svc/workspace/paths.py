@@ -74,41 +74,31 @@ def is_plain_name(name: str) -> bool:
 
 def never_read(path: str) -> Refusal | None:
     """Why this path is never read, decided by its name alone; None when the name allows it."""
-    if DEPRECATED in path.casefold():
+    *directories, name = path.split("/")
+    if directories and directories[0] == SCRATCHPAD:
         return IGNORED
-    parts = path.split("/")
-    if parts[0] == SCRATCHPAD and len(parts) > 1:
-        return IGNORED
-    for part in parts[:-1]:
-        if (refusal := never_entered(part)) is not None:
+    for directory in directories:
+        if (refusal := never_entered(directory)) is not None:
             return refusal
-    name = parts[-1]
-    if name in VCS_DIRECTORIES:  # a worktree's or submodule's `.git` file
-        return IGNORED
-    if not is_plain_name(path):
-        return IGNORED
-    if is_secret_name(name):
-        return SECRET
-    return BINARY if has_binary_suffix(name) else None
+    return never_read_name(name)
 
 
 def never_entered(name: str) -> Refusal | None:
     """Why a directory of this name is not looked into at any depth; None when it may be."""
-    if name in VCS_DIRECTORIES or name in GENERATED_DIRECTORIES:
+    if name in VCS_DIRECTORIES or name in GENERATED_DIRECTORIES or DEPRECATED in name.casefold():
+        return IGNORED
+    if not is_plain_name(name):
         return IGNORED
     return SECRET if name in SECRET_DIRECTORIES else None
 
 
-def is_secret_name(name: str) -> bool:
-    """Whether files of this name usually hold credentials."""
-    lowered = name.lower()
-    return (
-        lowered in SECRET_NAMES
-        or posixpath.splitext(lowered)[1] in SECRET_SUFFIXES
-        or _SECRET.match(lowered) is not None
-    )
-
-
-def has_binary_suffix(name: str) -> bool:
-    """Whether files of this name are binary in practice."""
-    return posixpath.splitext(name)[1].lower() in BINARY_SUFFIXES
+def never_read_name(name: str) -> Refusal | None:
+    """Why a file of this name is never read in any directory; None when it may be."""
+    lowered = name.casefold()
+    # A worktree or submodule has `.git` as a file.
+    if DEPRECATED in lowered or name in VCS_DIRECTORIES or not is_plain_name(name):
+        return IGNORED
+    suffix = posixpath.splitext(lowered)[1]
+    if lowered in SECRET_NAMES or suffix in SECRET_SUFFIXES or _SECRET.match(lowered):
+        return SECRET
+    return BINARY if suffix in BINARY_SUFFIXES else None
