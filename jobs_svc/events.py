@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from svc_common.endings import EndReason, JobState
 
 MAX_TEXT_BYTES = 65536  # of one TextOutput, as the contract says; merged entries keep to it as well
 
 
-@dataclass(frozen=True, slots=True)
-class StateChange:
+class StateChange(NamedTuple):
     """A job's change of state."""
 
     kind: str
@@ -22,16 +21,14 @@ class StateChange:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A piece of text that a job put out on one of its channels."""
 
     channel: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """An event that only the job's creator understands."""
 
     type: str
@@ -41,8 +38,7 @@ class Note:
 Body = StateChange | Text | Note
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """An entry of a root's log. One that stands for several positions has the length of each one's text in `pieces`."""
 
     root_id: str
@@ -106,7 +102,7 @@ def _one(run: list[Event]) -> list[Event]:
     texts = [event.body.text for event in run if isinstance(event.body, Text)]
     pieces = tuple(length for event in run for length in _pieces(event))
     body = Text(run[0].body.channel, "".join(texts)) if isinstance(run[0].body, Text) else run[0].body
-    return [replace(run[-1], body=body, first_sequence=run[0].first_sequence, pieces=pieces)]
+    return [run[-1]._replace(body=body, first_sequence=run[0].first_sequence, pieces=pieces)]
 
 
 def _pieces(event: Event) -> tuple[int, ...]:
@@ -123,4 +119,4 @@ def after(event: Event, sequence: int) -> Event | None:
         return event
     seen = sequence - event.first_sequence + 1
     text = event.body.text[sum(event.pieces[:seen]) :]
-    return replace(event, body=Text(event.body.channel, text), first_sequence=sequence + 1, pieces=event.pieces[seen:])
+    return event._replace(body=Text(event.body.channel, text), first_sequence=sequence + 1, pieces=event.pieces[seen:])

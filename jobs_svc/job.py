@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 from svc_common.endings import EndReason, JobState
 
@@ -67,13 +68,13 @@ class Job:
     not_before: int
     deadline: int
     max_attempts: int
+    checkpoint: bytes = b""
     state: JobState = JobState.QUEUED
     end_reason: EndReason = EndReason.NONE
     is_partial: bool = False
     result: bytes = b""
     error_message: str = ""
     attempt: int = 0
-    checkpoint: bytes = b""
     start_time: int = 0
     end_time: int = 0
     last_sequence: int = 0
@@ -125,11 +126,11 @@ class LiveJob:
 
     @property
     def kind(self) -> str:
-        return self.lane.split("/", 1)[0]
+        return parse_lane(self.lane)[0]
 
     @property
     def tenant(self) -> str:
-        return self.lane.split("/", 2)[2]
+        return parse_lane(self.lane)[2]
 
     @property
     def wake_time(self) -> int:
@@ -165,11 +166,13 @@ class Stop:
     time: int
 
 
+@lru_cache(4096)
 def lane_of(kind: str, priority: int, tenant: str) -> str:
     """The lane of equal claims that a job waits in. Lanes of a kind sort by urgency, most urgent first."""
     return f"{kind}/{_LANE_PRIORITIES - priority:04d}/{tenant}"
 
 
+@lru_cache(4096)
 def parse_lane(lane: str) -> tuple[str, int, str]:
     """Kind, rank (smaller is more urgent) and tenant of a lane."""
     kind, rank, tenant = lane.split("/", 2)

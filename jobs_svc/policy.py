@@ -23,6 +23,10 @@ class Policy:
     kind_limits: Mapping[str, int] = field(default_factory=dict)
     tenant_limits: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def has_limits(self) -> bool:
+        return bool(self.kind_limits or self.tenant_limits)
+
     def backoff(self, attempt: int) -> int:
         """The delay after the given attempt (from 1) failed: doubling from `retry_delay`."""
         return min(self.retry_delay << min(attempt - 1, 30), self.max_retry_delay)

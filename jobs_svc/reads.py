@@ -55,6 +55,7 @@ class Reads:
     def __init__(self, database: Database, statements: Statements) -> None:
         self._database = database
         self._sql = statements
+        self._bulk = statements.bulk
 
     async def job(self, job_id: str) -> Job:
         """Raises JOB_NOT_FOUND."""
@@ -86,12 +87,14 @@ class Reads:
         return await self._database.read(read)
 
     def _full_jobs(self, connection: Connection, ids: Sequence[str], *, omit_content: bool = False) -> list[Job]:
-        parameters = {"ids": self._sql.among(ids)}
+        parameters = {"ids": self._bulk.list_of(ids)}
         statement = self._sql.jobs_without_content if omit_content else self._sql.jobs
-        found = {row.id: rows.job_of(row) for row in connection.execute(statement, parameters)}
-        for standing in map(rows.live_job, connection.execute(self._sql.live, parameters)):
+        found = {job.id: job for job in map(rows.job_of, self._bulk.read(connection, statement, parameters))}
+        for standing in map(rows.live_job, self._bulk.read(connection, self._sql.live, parameters)):
             found[standing.id].stands_as(standing)
-        for job_id, errors in rows.attempt_errors_of(connection.execute(self._sql.attempt_errors, parameters)).items():
+        for job_id, errors in rows.attempt_errors_of(
+            self._bulk.read(connection, self._sql.attempt_errors, parameters)
+        ).items():
             found[job_id].attempt_errors = errors
         return [found[id_] for id_ in ids if id_ in found]
 
@@ -118,22 +121,24 @@ class Reads:
 
     async def last_sequences(self, root_ids: Iterable[str]) -> Mapping[str, int]:
         """The last sequence of each log whose root has not ended."""
-        parameters = {"ids": self._sql.among(root_ids)}
+        parameters = {"ids": self._bulk.list_of(root_ids)}
         return await self._database.read(
-            lambda connection: dict(map(tuple, connection.execute(self._sql.last_sequences, parameters)))
+            lambda connection: dict(self._bulk.read(connection, self._sql.last_sequences, parameters))
         )
 
     async def ready_lanes(self, kinds: Iterable[str]) -> Sequence[str]:
         """The lanes of these kinds in which jobs wait that can be leased."""
-        parameters = {"kinds": self._sql.among(kinds)}
+        parameters = {"kinds": self._bulk.list_of(kinds)}
         return await self._database.read(
-            lambda connection: connection.execute(self._sql.lanes, parameters).scalars().all()
+            lambda connection: [lane for (lane,) in self._bulk.read(connection, self._sql.lanes, parameters)]
         )
 
     async def oldest_due(self, kinds: Iterable[str]) -> Mapping[str, int]:
         """By kind, since when the oldest job that can be leased has been due."""
-        parameters = {"kinds": self._sql.among(kinds)}
-        found = await self._database.read(lambda connection: connection.execute(self._sql.oldest_due, parameters).all())
+        parameters = {"kinds": self._bulk.list_of(kinds)}
+        found = await self._database.read(
+            lambda connection: self._bulk.read(connection, self._sql.oldest_due, parameters)
+        )
         oldest: dict[str, int] = {}
         for lane, due_time in found:
             kind = parse_lane(lane)[0]
@@ -168,13 +173,13 @@ class Reads:
         return log
 
     async def next_wake(self) -> int | None:
-        return await self._database.read(lambda connection: connection.execute(self._sql.next_wake).scalar())
+        return await self._database.read(lambda connection: self._bulk.read(connection, self._sql.next_wake)[0][0])
 
     async def counts(self) -> Mapping[tuple[Phase, str], int]:
         """Unfinished jobs by phase and lane."""
         return await self._database.read(
             lambda connection: {
-                (Phase(phase), lane): number for phase, lane, number in connection.execute(self._sql.counts)
+                (Phase(phase), lane): number for phase, lane, number in self._bulk.read(connection, self._sql.counts)
             }
         )
 

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Row
-
 from jobs_svc.audit import AuditRecord
 from jobs_svc.events import Body, Event, Note, StateChange, Text
-from jobs_svc.job import AttemptError, Ending, Job, LiveJob, Phase, Stop
+from jobs_svc.job import AttemptError, Ending, Job, LiveJob, Phase, Stop, parse_lane
 from svc_common.endings import EndReason, JobState
 
 _STATE, _TEXT, _NOTE = 1, 2, 3
+_PHASES = (Phase.READY, *Phase)  # by number, which is quicker than asking the enum
 
 LIVE_FIELDS = (
     "id",
@@ -38,6 +37,9 @@ LIVE_FIELDS = (
 )
 live_values = attrgetter(*LIVE_FIELDS, "wake_time")
 LIVE_COLUMNS = (*LIVE_FIELDS, "wake_time")
+
+# What a worker is given beside the standing.
+CLAIMED_COLUMNS = ("payload", "priority", "traceparent", "labels", "not_before", "checkpoint")
 
 # What changes in the life of a row of `live`.
 STANDING_COLUMNS = LIVE_COLUMNS[LIVE_COLUMNS.index("phase") :]
@@ -79,10 +81,34 @@ ATTEMPT_ERROR_COLUMNS = ("job_id", "time", "attempt", "reason", "message")
 
 
 def live_job(row: Sequence[Any]) -> LiveJob:
-    """From the columns of LIVE_FIELDS, in order."""
+    """From the columns of LIVE_FIELDS."""
     job = LiveJob(*row)
-    job.phase = Phase(job.phase)
+    job.phase = _PHASES[job.phase]
     return job
+
+
+def claimed_job(row: Sequence[Any]) -> tuple[LiveJob, Job]:
+    """From the columns of LIVE_FIELDS and CLAIMED_COLUMNS."""
+    live = live_job(row[: len(LIVE_FIELDS)])
+    payload, priority, traceparent, labels, not_before, checkpoint = row[len(LIVE_FIELDS) :]
+    kind, _, tenant = parse_lane(live.lane)
+    job = Job(
+        live.id,
+        live.root_id,
+        live.parent_id,
+        tenant,
+        kind,
+        payload,
+        priority,
+        traceparent,
+        json.loads(labels) if labels else {},
+        live.create_time,
+        not_before,
+        live.deadline,
+        live.max_attempts,
+        checkpoint=checkpoint,
+    )
+    return live, job
 
 
 def job_values(job: Job) -> tuple[Any, ...]:
@@ -115,35 +141,14 @@ def job_values(job: Job) -> tuple[Any, ...]:
     )
 
 
-def job_of(row: Row[Any]) -> Job:
-    """From the columns of `jobs`. An unfinished job is returned as QUEUED; its standing is in `live`."""
-    return Job(
-        id=row.id,
-        root_id=row.root_id,
-        parent_id=row.parent_id,
-        tenant=row.tenant,
-        kind=row.kind,
-        payload=row.payload,
-        priority=row.priority,
-        traceparent=row.traceparent,
-        labels=json.loads(row.labels) if row.labels else {},
-        create_time=row.create_time,
-        not_before=row.not_before,
-        deadline=row.deadline,
-        max_attempts=row.max_attempts,
-        state=JobState(row.state) if row.state else JobState.QUEUED,
-        end_reason=EndReason(row.end_reason),
-        is_partial=bool(row.is_partial),
-        result=row.result,
-        error_message=row.error_message,
-        attempt=row.attempt,
-        checkpoint=row.checkpoint,
-        start_time=row.start_time,
-        end_time=row.end_time,
-        last_sequence=row.last_sequence,
-        fencing_token=row.fencing_token,
-        end_token=row.end_token,
-    )
+def job_of(row: Sequence[Any]) -> Job:
+    """From JOB_COLUMNS. An unfinished job is returned as QUEUED; its standing is in `live`."""
+    job = Job(*row)
+    job.labels = json.loads(row[8]) if row[8] else {}
+    job.state = JobState(job.state) if job.state else JobState.QUEUED
+    job.end_reason = EndReason(job.end_reason)
+    job.is_partial = bool(job.is_partial)
+    return job
 
 
 def ending_values(job: LiveJob, ending: Ending, end_time: int) -> tuple[Any, ...]:
@@ -175,8 +180,8 @@ def event_values(event: Event) -> tuple[Any, ...]:
 def _encoded(body: Body) -> tuple[int, str, bytes]:
     match body:
         case StateChange():
-            content = (body.state, body.reason, body.is_partial, body.attempt, body.message)
-            return _STATE, body.kind, json.dumps(content).encode()
+            content = f"{body.state:d},{body.reason:d},{body.is_partial:d},{body.attempt},{body.message}"
+            return _STATE, body.kind, content.encode()
         case Text():
             return _TEXT, body.channel, body.text.encode()
         case Note():
@@ -188,8 +193,9 @@ def event_of(row: Sequence[Any]) -> Event:
     root_id, sequence, first_sequence, time, job_id, type_, name, data, pieces = row
     body: Body
     if type_ == _STATE:
-        state, reason, is_partial, attempt, message = json.loads(data)
-        body = StateChange(name, JobState(state), EndReason(reason), is_partial, attempt, message)
+        state, reason, is_partial, attempt, message = bytes(data).decode().split(",", 4)
+        end_reason = EndReason(int(reason))
+        body = StateChange(name, JobState(int(state)), end_reason, is_partial == "1", int(attempt), message)
     elif type_ == _TEXT:
         body = Text(name, bytes(data).decode())
     else:

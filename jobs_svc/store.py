@@ -36,7 +36,7 @@ class Store:
 
         def work(connection: Connection) -> tuple[list[Any], Changes]:
             if not self._database.is_sqlite:
-                connection.execute(self._statements.writers_turn)
+                self._statements.bulk.read(connection, self._statements.writers_turn)
             now = self._clock()
             # Each job gets an age of its own, also within a microsecond.
             times = count(max(now, self._last_time + 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -16,12 +16,10 @@ from jobs_svc.events import Event
 from jobs_svc.job import Phase, Stop, parse_lane
 from jobs_svc.operations import AbortJobs, CreateJobs, Lease, Report, RootCounts
 from jobs_svc.policy import Policy
-from jobs_svc.statements import Statements
+from jobs_svc.statements import NEVER, Statements
 from jobs_svc.turns import Claimer, Running, allot
 from jobs_svc.unit_of_work import UnitOfWork
 from svc_common.errors import ErrorReason, ServiceError
-
-NEVER = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,7 @@ class Transaction:
     ) -> None:
         self._connection = connection
         self._sql = statements
+        self._bulk = statements.bulk
         self._policy = policy
         self._times = times
         self._uow = UnitOfWork(now, policy)
@@ -78,14 +77,14 @@ class Transaction:
         """One result per operation, in order; a ServiceError is the answer to that operation alone."""
         self._load(ops)
         results: list[Any] = [None if isinstance(op, Claimer) else self._apply(op) for op in ops]
-        self._write_before_claims()
-        claimers = [(number, op) for number, op in enumerate(ops) if isinstance(op, Claimer)]
-        if claimers:
+        if claimers := [(number, op) for number, op in enumerate(ops) if isinstance(op, Claimer)]:
+            self._write_live()
             leases = self._claim([claimer for _, claimer in claimers])
             for (number, _), leased in zip(claimers, leases, strict=True):
                 results[number] = leased
+        with self._bulk.together(self._connection):
             self._write_live()
-        self._write_the_rest()
+            self._write_the_rest()
         return results
 
     def _apply(self, op: Operation) -> Any:
@@ -136,36 +135,51 @@ class Transaction:
             self._load_trees(named, ending)
         self._load_jobs((named | audited) - self._uow.live.keys())
         if limited:
-            found = self._connection.execute(self._sql.unfinished_roots, {"kinds": self._sql.among(limited)})
+            found = self._read(self._sql.unfinished_roots, {"kinds": self._bulk.list_of(limited)})
             for lane, number in found:
                 kind, _, tenant = parse_lane(lane)
                 self._roots.roots[kind, tenant] += number
         if audited:
             self._load_heads(audited)
 
+    def _read(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        return self._bulk.read(self._connection, statement, parameters)
+
     def _load_jobs(self, ids: Iterable[str]) -> None:
         if missing := set(ids) - self._uow.jobs.keys():
-            found = self._connection.execute(self._sql.jobs, {"ids": self._sql.among(missing)})
-            self._uow.jobs.update((row.id, rows.job_of(row)) for row in found)
+            found = self._read(self._sql.jobs, {"ids": self._bulk.list_of(missing)})
+            self._uow.jobs.update((job.id, job) for job in map(rows.job_of, found))
 
     def _load_trees(self, named: set[str], ending: set[str]) -> None:
         """The named unfinished jobs, their roots, and all descendants of those that may end."""
         uow = self._uow
         parents = ending
         while named or parents:
-            parameters = {"ids": self._sql.among(named), "parents": self._sql.among(parents)}
+            parameters = {"ids": self._bulk.list_of(named), "parents": self._bulk.list_of(parents)}
             before = uow.live.keys() | set()
             if parents:
-                uow.load(map(rows.live_job, self._connection.execute(self._sql.live_with_children, parameters)))
+                uow.load(map(rows.live_job, self._read(self._sql.live_with_children, parameters)))
             else:
-                uow.load(map(rows.live_job, self._connection.execute(self._sql.live, {"ids": parameters["ids"]})))
+                uow.load(map(rows.live_job, self._read(self._sql.live, {"ids": parameters["ids"]})))
             new = uow.live.keys() - before
             parents = {id_ for id_ in new if uow.live[id_].parent_id in ending or uow.live[id_].parent_id in parents}
             named = {uow.live[id_].root_id for id_ in new} - uow.live.keys()
 
+    def _load_claimed(self, ids: set[str]) -> None:
+        """What workers are given with the leases of these jobs, and the roots of them."""
+        uow = self._uow
+        if missing := ids - (uow.live.keys() & uow.jobs.keys()):
+            found = self._read(self._sql.claimed, {"ids": self._bulk.list_of(missing)})
+            for live, job in map(rows.claimed_job, found):
+                uow.load((live,))
+                uow.jobs[job.id] = job
+        if roots := {uow.live[id_].root_id for id_ in ids} - uow.live.keys():
+            self._load_trees(roots, set())
+        self._load_attempt_errors([id_ for id_ in ids if uow.live[id_].attempt])
+
     def _load_attempt_errors(self, ids: Sequence[str]) -> None:
         if ids:
-            found = self._connection.execute(self._sql.attempt_errors, {"ids": self._sql.among(ids)})
+            found = self._read(self._sql.attempt_errors, {"ids": self._bulk.list_of(ids)})
             for job_id, errors in rows.attempt_errors_of(found).items():
                 self._uow.jobs[job_id].attempt_errors = errors
 
@@ -187,7 +201,7 @@ class Transaction:
         return head.sequence
 
     def _pass_time(self, op: PassTime) -> int:
-        found = self._connection.execute(self._sql.live_due, {"now": self._uow.now, "limit": op.limit})
+        found = self._read(self._sql.live_due, {"now": self._uow.now, "limit": op.limit})
         due = [job.id for job in map(rows.live_job, found)]
         if due:
             self._load_trees(set(due), set(due))
@@ -198,23 +212,18 @@ class Transaction:
 
     def _claim(self, claimers: Sequence[Claimer]) -> list[list[Lease]]:
         kinds = frozenset[str]().union(*(claimer.kinds for claimer in claimers))
-        lanes = self._connection.execute(self._sql.lanes, {"kinds": self._sql.among(kinds)}).scalars().all()
-        if not lanes:
-            return [[] for _ in claimers]
         wanted = sum(claimer.max_jobs for claimer in claimers)
-        parameters = {"lanes": self._sql.among(lanes), "wanted": wanted, "now": self._uow.now}
-        waiting = self._connection.execute(self._sql.waiting, parameters).all()
+        waiting = self._read(self._sql.waiting, {"kinds": self._bulk.list_of(kinds), "wanted": wanted})
         by_lane: dict[str, int] = {}
-        if len(lanes) > 1 or self._policy.kind_limits or self._policy.tenant_limits:
-            by_lane = dict(map(tuple, self._connection.execute(self._sql.running)))
-        allotted = allot(claimers, [(lane, age, id_) for lane, age, id_ in waiting], Running(by_lane), self._policy)
+        if self._policy.has_limits or len({lane for lane, _, _ in waiting}) > 1:
+            by_lane = dict(self._read(self._sql.running))
+        allotted = allot(claimers, waiting, Running(by_lane), self._policy)
         ids = {job_id for job_ids in allotted for job_id in job_ids}
         if ids:
-            self._load_trees(ids - self._uow.live.keys(), set())
-            self._load_jobs(ids)
-            self._load_attempt_errors([id_ for id_ in ids if self._uow.live[id_].attempt])
+            self._load_claimed(ids)
+        # A job whose deadline has passed is left to the sweeper, which is about to end it.
         return [
-            [self._lease(job_id, claimer.worker_id) for job_id in job_ids]
+            [self._lease(id_, claimer.worker_id) for id_ in job_ids if self._uow.live[id_].deadline > self._uow.now]
             for claimer, job_ids in zip(claimers, allotted, strict=True)
         ]
 
@@ -225,13 +234,8 @@ class Transaction:
 
     # Writing
 
-    def _write_before_claims(self) -> None:
-        """Writes what claims read: the standing of jobs, and what the next attempt is given."""
-        self._write_live()
-        self._write(self._sql.update_checkpoints, list(self._uow.checkpoints.items()))
-        self._write(self._sql.insert_attempt_errors, [rows.attempt_error_values(*e) for e in self._uow.attempt_errors])
-
     def _write_live(self) -> None:
+        """Writes what claims read: new jobs, the standing of all, and what the next attempt is given."""
         uow = self._uow
         inserted = [uow.live[id_] for id_ in uow.unwritten if id_ in uow.live]
         updated = [job for id_, job in uow.changed.items() if id_ not in uow.unwritten]
@@ -239,16 +243,19 @@ class Transaction:
         self._write(self._sql.insert_live, [rows.live_values(job) for job in inserted])
         self._write(self._sql.update_live, [rows.standing_values(job) for job in updated])
         if gone:
-            self._connection.execute(self._sql.delete_live, {"ids": self._sql.among(gone)})
+            self._bulk.run(self._connection, self._sql.delete_live, {"ids": self._bulk.list_of(gone)})
         for job in (*inserted, *updated):
             self.changes.next_wake = min(self.changes.next_wake, job.wake_time)
-        uow.unwritten.clear()
-        uow.changed.clear()
-        uow.gone.clear()
+        self._write(self._sql.insert_jobs, [rows.job_values(job) for job in uow.created])
+        self._write(self._sql.update_checkpoints, list(uow.checkpoints.items()))
+        self._write(
+            self._sql.insert_attempt_errors, [rows.attempt_error_values(*error) for error in uow.attempt_errors]
+        )
+        for written in (uow.unwritten, uow.changed, uow.gone, uow.created, uow.checkpoints, uow.attempt_errors):
+            written.clear()
 
     def _write_the_rest(self) -> None:
         uow, sql = self._uow, self._sql
-        self._write(sql.insert_jobs, [rows.job_values(job) for job in uow.created])
         ended = [rows.ending_values(job, ending, uow.now) for job, ending in uow.ended.values()]
         self._write(sql.update_ended, ended)
         self._write(sql.insert_events, [rows.event_values(event) for event in uow.events])
@@ -260,4 +267,4 @@ class Transaction:
         self.changes.moved = uow.moved
 
     def _write(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
-        self._sql.write(self._connection, statement, values)
+        self._bulk.write(self._connection, statement, values)

@@ -1,16 +1,21 @@
 """Set-wise SQL for hot paths: statements of fixed text whatever the size of a batch, so that they are parsed and prepared once.
 
-SQLAlchemy builds parameters row by row in Python, which for batches of small rows costs more than the database does. Here a whole
-batch is one statement: arrays on PostgreSQL, the driver's own `executemany` on SQLite.
+SQLAlchemy builds parameters row by row in Python, which for batches of small rows costs more than the database does, and its way
+through a statement costs as much as the statement. Here a whole batch is one statement, run on the driver's own cursor within the
+transaction of a SQLAlchemy connection: arrays on PostgreSQL, `executemany` on SQLite.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Boolean, Connection, LargeBinary, Table, Text
+
+_NAMED_PARAMETER = re.compile(r"(?<!:):(\w+)")
 
 
 class BulkSql:
@@ -19,11 +24,41 @@ class BulkSql:
     def __init__(self, *, is_sqlite: bool) -> None:
         self._is_sqlite = is_sqlite
 
+    def driver_sql(self, statement: str) -> str:
+        """A statement for `read`, from one with parameters written `:name`."""
+        return statement if self._is_sqlite else _NAMED_PARAMETER.sub(r"%(\1)s", statement)
+
+    def read(
+        self, connection: Connection, statement: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows that a statement made by `driver_sql` returns."""
+        cursor = connection.connection.cursor()
+        cursor.execute(statement, parameters or {})
+        return list(cursor.fetchall())
+
+    def run(self, connection: Connection, statement: str, parameters: Mapping[str, Any]) -> None:
+        """Runs a statement made by `driver_sql` that returns nothing."""
+        connection.connection.cursor().execute(statement, parameters)
+
+    @contextmanager
+    def together(self, connection: Connection) -> Iterator[None]:
+        """Statements of the block that return nothing travel to PostgreSQL without waiting for each other."""
+        if self._is_sqlite:
+            yield
+            return
+        driver_connection: Any = connection.connection.driver_connection
+        with driver_connection.pipeline():
+            yield
+
     def among(self, column: str, name: str) -> str:
         """The condition that a text column is one of the list given as the parameter `name`."""
         if self._is_sqlite:
             return f"{column} IN (SELECT value FROM json_each(:{name}))"
         return f"{column} = ANY(CAST(:{name} AS text[]))"
+
+    def rows_of(self, name: str) -> str:
+        """The list given as the parameter `name`, as a table `k` with the column `value`."""
+        return f"json_each(:{name}) AS k" if self._is_sqlite else f"unnest(CAST(:{name} AS text[])) AS k(value)"
 
     def list_of(self, values: Iterable[str]) -> Any:
         """A list as a parameter."""
@@ -54,14 +89,15 @@ class BulkSql:
         """Runs an insert or update for all rows at once; nothing for none."""
         if not rows:
             return
+        cursor = connection.connection.cursor()
         if self._is_sqlite:
-            connection.exec_driver_sql(statement, list(rows))
+            cursor.executemany(statement, rows)
         else:
-            connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
+            cursor.execute(statement, tuple(map(list, zip(*rows, strict=True))))
 
 
 def _unnested(table: Table, columns: Sequence[str]) -> str:
-    return f"unnest({', '.join(f'%s::{_array_type(table, column)}' for column in columns)})"
+    return f"unnest({', '.join(f'%b::{_array_type(table, column)}' for column in columns)})"
 
 
 def _array_type(table: Table, column: str) -> str:

@@ -7,12 +7,14 @@ PostgreSQL: READ COMMITTED, psycopg 3.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -72,6 +74,8 @@ def translated_errors() -> Iterator[None]:
         if error.connection_invalidated or _is_away(error):
             raise ServiceError(ErrorReason.STORE_UNAVAILABLE, "the store does not answer", retry_after=0.2) from error
         raise
+    except (sqlite3.OperationalError, psycopg.OperationalError, psycopg.InterfaceError) as error:  # see svc_common.bulk
+        raise ServiceError(ErrorReason.STORE_UNAVAILABLE, "the store does not answer", retry_after=0.2) from error
     except SQLAlchemyError as error:
         if "QueuePool limit" in str(error):
             raise ServiceError(ErrorReason.STORE_UNAVAILABLE, "the store is overloaded", retry_after=0.2) from error
