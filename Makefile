@@ -26,7 +26,7 @@ up: $(VENV)/.installed ## start all services on their usual ports, until Ctrl-C
 	@$(BIN)/dbp up --workspace "$(WORKSPACE)" --bedrock "$(BEDROCK)"
 
 test: $(VENV)/.installed-dev ## run all tests
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-long: $(VENV)/.installed-dev ## run the long forms of chaos, kill and fuzz tests
 	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m long
