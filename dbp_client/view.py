@@ -15,6 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.padding import Padding
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -64,6 +65,7 @@ class LiveView:
         self._activity: dict[str, str] = {}
         self._answer = ""
         self._spend = ""
+        self._thinking = Spinner("dots", "the coordinator is thinking", style="cyan")
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
         if self._live:
             self._live.start()
@@ -133,6 +135,8 @@ class LiveView:
             for job_id, job in self._jobs.items()
             if state_name(job.state) == "running" and job.tool != "coordinate"
         ]
+        if not lines and not self._answer:
+            lines.append(self._thinking)
         if self._answer:
             lines.append(Padding(Text(self._answer), (1, 0, 1, 2)))
         if self._spend:
