@@ -1,8 +1,9 @@
 """What the model gateway adds to raw boto3, and how fast it lets go: `python bench/model.py [--quick] [--json]`.
 
 The scripted endpoint runs in a process of its own, so CPU figures are the client's alone. "raw" is boto3's converse_stream read in
-as many threads as there are streams; "gateway" is a whole LLM instance: template, reservation (arithmetic, no service), stream,
-text handed to the host on the event loop, settlement.
+as many threads as there are streams, "raw waking loop" the same with a bare wake of the event loop per event; "gateway" is a whole
+LLM instance: template, reservation (arithmetic, no service), stream, text handed to the host on the event loop, settlement. "fast"
+streams send as much as they can, "paced" ones 20 pieces a second each.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +159,18 @@ def make_task(query: str, chunks: int, seconds: float = 600.0) -> Task:
     )
 
 
-def raw_read(client: Any, query: str, chunks: int) -> int:
+def raw_read(client: Any, query: str, chunks: int, wake: Callable[[], object] = lambda: None) -> int:
     response = client.converse_stream(
         modelId=MODEL,
         system=[{"text": "You help."}],
         messages=[{"role": "user", "content": [{"text": query}]}],
         inferenceConfig={"maxTokens": chunks * 5 // 4, "temperature": 0.0},
     )
-    return sum(1 for event in response["stream"] if "contentBlockDelta" in event)
+    read = 0
+    for event in response["stream"]:
+        read += "contentBlockDelta" in event
+        wake()
+    return read
 
 
 @dataclass
@@ -175,15 +181,16 @@ class Cost:
     wall: float
 
 
-async def raw_cost(query: str, streams: int, chunks: int) -> Cost:
+async def raw_cost(query: str, streams: int, chunks: int, *, wakes_loop: bool = False) -> Cost:
     config = Config(retries={"total_max_attempts": 1}, max_pool_connections=streams)
     client = make_session().client("bedrock-runtime", config=config)
+    loop = asyncio.get_running_loop()
+    wake = partial(loop.call_soon_threadsafe, int) if wakes_loop else int
     with ThreadPoolExecutor(streams) as threads:
-        loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.run_in_executor(threads, raw_read, client, "warm", 10) for _ in range(streams)))
         cpu, wall = time.process_time(), time.perf_counter()
         read = await asyncio.gather(
-            *(loop.run_in_executor(threads, raw_read, client, query, chunks) for _ in range(streams))
+            *(loop.run_in_executor(threads, raw_read, client, query, chunks, wake) for _ in range(streams))
         )
         cost = per_chunk(cpu, wall, sum(read))
     client.close()
@@ -226,12 +233,14 @@ class HandOver:
             self._stream_of[asyncio.current_task()] = stream
             return await take(stream, patience)
 
-        for name, function in (("_hand_on", stamped_hand_on), ("next", known_next)):
+        patched: dict[str, Any] = {"_hand_on": stamped_hand_on, "next": known_next}
+        for name, function in patched.items():
             setattr(EventStream, name, function)
         try:
             yield
         finally:
-            for name, function in (("_hand_on", hand_on), ("next", take)):
+            original: dict[str, Any] = {"_hand_on": hand_on, "next": take}
+            for name, function in original.items():
                 setattr(EventStream, name, function)
 
     def heard(self) -> None:
@@ -295,17 +304,29 @@ async def one_call(repeats: int) -> tuple[float, float]:
 async def measure(url: str, *, quick: bool) -> dict[str, float]:
     chunks, rounds = (150, 3) if quick else (400, 5)
     figures: dict[str, float] = {}
-    raw, ours = await one_call(20 if quick else 100)
-    figures |= {"call_raw_ms_p50": raw * 1e3, "call_gateway_ms_p50": ours * 1e3}
+    raw_call, our_call = await one_call(20 if quick else 100)
+    figures |= {"call_raw_ms_p50": raw_call * 1e3, "call_gateway_ms_p50": our_call * 1e3}
     for streams in (1, STREAMS):
         delays = sorted(await hand_over(streams, 40 if quick else 100))
         figures[f"chunk_added_ms_p50_{streams}_streams"] = delays[len(delays) // 2] * 1e3
         figures[f"chunk_added_ms_p99_{streams}_streams"] = delays[int(len(delays) * 0.99)] * 1e3
-    # In turns, so that a busy machine burdens both alike.
-    costs = [(await raw_cost(STREAMS, chunks), await gateway_cost(STREAMS, chunks)) for _ in range(rounds)]
-    figures["cpu_raw_us_per_chunk"] = statistics.median(raw.cpu for raw, _ in costs)
-    figures["cpu_gateway_us_per_chunk"] = statistics.median(ours.cpu for _, ours in costs)
-    figures["cpu_added_percent"] = statistics.median((ours.cpu / raw.cpu - 1) * 100 for raw, ours in costs)
+    for query, length in (("fast", chunks), ("paced", 40)):
+        # In turns, and the least of each: what a busy machine adds is nobody's cost.
+        raw, woken, ours = zip(
+            *[
+                (
+                    (await raw_cost(query, STREAMS, length)).cpu,
+                    (await raw_cost(query, STREAMS, length, wakes_loop=True)).cpu,
+                    (await gateway_cost(query, STREAMS, length)).cpu,
+                )
+                for _ in range(rounds)
+            ],
+            strict=True,
+        )
+        figures[f"cpu_raw_us_per_chunk_{query}"] = min(raw)
+        figures[f"cpu_raw_waking_loop_us_per_chunk_{query}"] = min(woken)
+        figures[f"cpu_gateway_us_per_chunk_{query}"] = min(ours)
+        figures[f"cpu_added_percent_{query}"] = (min(ours) / min(raw) - 1) * 100
     for query, place in (("slow", "in_stream"), ("silent", "before_first_byte")):
         figures[f"abort_{place}_ms"] = (
             max([await abort(url, query, STREAMS, by_deadline=False) for _ in range(rounds)]) * 1e3
@@ -317,7 +338,8 @@ async def measure(url: str, *, quick: bool) -> dict[str, float]:
 AIMS = {
     "chunk_added_ms_p50_1_streams": 1.0,
     f"chunk_added_ms_p50_{STREAMS}_streams": 1.0,
-    "cpu_added_percent": 10.0,
+    "cpu_added_percent_fast": 10.0,
+    "cpu_added_percent_paced": 10.0,
     "abort_in_stream_ms": 100.0,
     "abort_before_first_byte_ms": 100.0,
     "deadline_in_stream_ms": 100.0,
