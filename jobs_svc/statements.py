@@ -9,6 +9,16 @@ from svc_common.bulk import BulkSql
 NEVER = 2**63 - 1
 _CONTENT = frozenset({"payload", "result", "checkpoint"})
 _WRITERS_TURN = 7236479  # key of the advisory lock that lets one replica write at a time
+_WRITERS_SETTINGS = ", ".join(
+    f"set_config('{name}', '{value}', true)"
+    for name, value in (
+        ("idle_in_transaction_session_timeout", "5000"),
+        ("lock_timeout", "10000"),
+        ("enable_seqscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+    )
+)
 
 _LIVE = ", ".join(rows.LIVE_FIELDS)
 _JOBS = ", ".join(rows.JOB_COLUMNS)
@@ -24,15 +34,15 @@ class Statements:
         bulk = self.bulk = BulkSql(is_sqlite=is_sqlite)
         sql, among = bulk.driver_sql, bulk.among
         self.writers_turn = (
-            # A replica that freezes while it holds the turn loses its transaction, and the others go on.
-            "SELECT set_config('idle_in_transaction_session_timeout', '5000', true),"
-            f" set_config('lock_timeout', '10000', true), pg_advisory_xact_lock({_WRITERS_TURN})"
+            # A replica that freezes while it holds the turn loses its transaction, and the others go on. Every statement goes by
+            # an index; statistics of tables that fill and empty within seconds would talk the planner out of it.
+            f"SELECT {_WRITERS_SETTINGS}, pg_advisory_xact_lock({_WRITERS_TURN})"
         )
 
         self.live = sql(f"SELECT {_LIVE} FROM live WHERE {among('id', 'ids')}")
         self.live_with_children = sql(
             f"SELECT {_LIVE} FROM live WHERE {among('id', 'ids')}"
-            f" UNION SELECT {_LIVE} FROM live WHERE parent_id <> '' AND {among('parent_id', 'parents')}"
+            f" UNION ALL SELECT {_LIVE} FROM live WHERE parent_id <> '' AND {among('parent_id', 'parents')}"
         )
         self.live_due = sql(f"SELECT {_LIVE} FROM live WHERE wake_time <= :now ORDER BY wake_time LIMIT :limit")
         self.next_wake = "SELECT min(wake_time) FROM live"
@@ -65,13 +75,17 @@ class Statements:
         self.lanes = sql(f"{lanes} SELECT lane FROM lanes WHERE lane IS NOT NULL")
         head = f"SELECT l.due_time FROM live l WHERE {ready} AND l.lane = lanes.lane ORDER BY l.create_time LIMIT 1"
         self.oldest_due = sql(f"{lanes} SELECT lane, ({head}) FROM lanes WHERE lane IS NOT NULL")
-        # The first :wanted of each lane; the inner query finds the age of the first one that is not wanted. CROSS JOIN keeps
-        # SQLite from going through all jobs first.
-        beyond = f"SELECT i.create_time FROM live i WHERE i.phase = {Phase.READY:d} AND i.lane = lanes.lane"
+        # The first :wanted of each lane, oldest first. SQLite has no LATERAL: there the age of the first one that is not wanted
+        # bounds the search, and CROSS JOIN keeps the order of the join.
+        of_lane = f"live l WHERE {ready} AND l.lane = lanes.lane"
+        if is_sqlite:
+            beyond = f"SELECT i.create_time FROM live i WHERE i.phase = {Phase.READY:d} AND i.lane = lanes.lane"
+            beyond = f"coalesce(({beyond} ORDER BY i.create_time LIMIT 1 OFFSET :wanted), {NEVER})"
+            some = f"{of_lane} AND l.create_time < {beyond}"
+        else:
+            some = f"LATERAL (SELECT l.* FROM {of_lane} ORDER BY l.create_time LIMIT :wanted) l"
         self.waiting = sql(
-            f"{lanes} SELECT l.lane, l.create_time, l.id FROM lanes CROSS JOIN live l"
-            f" WHERE {ready} AND l.lane = lanes.lane AND l.create_time < coalesce("
-            f"({beyond} ORDER BY i.create_time LIMIT 1 OFFSET :wanted), {NEVER}) ORDER BY l.lane, l.create_time"
+            f"{lanes} SELECT l.lane, l.create_time, l.id FROM lanes CROSS JOIN {some} ORDER BY l.lane, l.create_time"
         )
         self.running = f"SELECT lane, count(*) FROM live WHERE phase = {Phase.RUNNING:d} GROUP BY lane"
         self.claimed = sql(f"SELECT {_CLAIMED} FROM live l JOIN jobs j ON j.id = l.id WHERE {among('l.id', 'ids')}")
