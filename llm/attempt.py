@@ -58,6 +58,8 @@ class PaidAttempt:
         self._start_time = now()
 
     async def run(self) -> Turn:
+        if self._prepared.is_cut:
+            await self._listener.on_warning(f"the context of {self._model.id} is full: what matters least was left out")
         try:
             async with asyncio.timeout(seconds_until(self._call.deadline)) as limit, self._slots:
                 held = await self._reserve()

@@ -48,16 +48,21 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`retry`: the same model may answer in a moment. `fallback`: another may. `shun`: this one will not, for a while."""
+    """What to do next.
+
+    `retry`: the same model may answer in a moment. `fallback`: another may. `rest`: when its tries are used up, leave it alone for
+    some seconds. `shun`: it will not answer anybody for minutes.
+    """
 
     retry: bool = False
     fallback: bool = True
+    rest: bool = False
     shun: bool = False
 
 
 POLICIES: Mapping[Kind, Policy] = {
-    Kind.THROTTLED: Policy(retry=True),
-    Kind.NOT_READY: Policy(retry=True),
+    Kind.THROTTLED: Policy(retry=True, rest=True),
+    Kind.NOT_READY: Policy(retry=True, rest=True),
     Kind.SERVER_FAULT: Policy(retry=True),
     Kind.STREAM_BROKEN: Policy(retry=True),
     Kind.LOST: Policy(retry=True),

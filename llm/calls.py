@@ -56,6 +56,8 @@ class Prepared:
     """Most tokens its input can have."""
     max_tokens: int
     """Most tokens it may answer with."""
+    is_cut: bool
+    """Something of the conversation was left out, for want of room."""
 
 
 class Prepare(Protocol):

@@ -36,7 +36,7 @@ class Gateway:
         self._jitter = jitter
         self._settler = Settler(meter)
         self._slots: dict[str, asyncio.Semaphore] = {}
-        self._shunned_until: dict[str, float] = {}
+        self._passed_over_until: dict[str, float] = {}
 
     async def close(self) -> None:
         """Ends running calls and waits until what they used is settled."""
@@ -56,17 +56,22 @@ class Gateway:
                 return await self._call_model(model, call, listener, is_last=model is models[-1])
             except ModelCallError as error:
                 failure = error
-                if error.policy.shun:
-                    until = asyncio.get_running_loop().time() + self._settings.unusable_seconds
-                    self._shunned_until[model.id] = until
+                self._pass_over(model, error)
                 if not error.policy.fallback:
                     break
         raise NoModel(f"no model answered; the last, {previous}: {failure}") from failure
 
+    def _pass_over(self, model: Model, error: ModelCallError) -> None:
+        """Has calls go to other models for a while, when this one will not answer them either."""
+        settings, policy = self._settings, error.policy
+        seconds = settings.unusable_seconds if policy.shun else settings.backoff_max_seconds if policy.rest else 0.0
+        if seconds:
+            self._passed_over_until[model.id] = asyncio.get_running_loop().time() + seconds
+
     def _usable(self, models: Sequence[Model]) -> Sequence[Model]:
         """Those that have not shown of late that they cannot be used; all if that leaves none."""
         time = asyncio.get_running_loop().time()
-        return [model for model in models if self._shunned_until.get(model.id, 0.0) <= time] or models
+        return [model for model in models if self._passed_over_until.get(model.id, 0.0) <= time] or models
 
     async def _call_model(self, model: Model, call: ModelCall, listener: Listener, *, is_last: bool) -> Turn:
         """Tries one model until it answers, its tries are used up, or another try is pointless."""

@@ -73,6 +73,7 @@ class InstanceLoop:
         self._has_spoken = False
         self._is_void = False
         self._cut_text = ""
+        self._warnings: set[str] = set()
 
     async def run(self) -> InstanceResult:
         if not self._talk.messages:
@@ -101,13 +102,13 @@ class InstanceLoop:
         except MeterAway as failure:
             return self._end(self._cut_text, Cut(EndReason.INTERNAL_ERROR, failure.message))
         self._talk.tally = self._talk.tally.with_answer(turn.model_id)
+        self._talk.stop_reason = turn.stop_reason
         if turn.cut_by is not None:
             reason = EndReason.TIMEOUT if isinstance(turn.cut_by, OutOfTime) else EndReason.LLM_ERROR
             return self._end(_text_of(turn), Cut(reason, str(turn.cut_by)))
         if not turn.blocks:
             return self._repair(notices.ASK_FOR_ANSWER)
         self._talk.add_assistant(turn.blocks)
-        self._talk.stop_reason = turn.stop_reason
         await self._host.on_turn(self._talk)
         return None
 
@@ -209,9 +210,7 @@ class InstanceLoop:
     async def _run_tools(self, uses: Sequence[ToolUse]) -> None:
         task, talk, settings = self._task, self._talk, self._parts.settings
         offered = task.tools if self._offers_tools else ()
-        verdict = judge(
-            talk.messages, offered, self._parts.texts, limit=settings.tool_calls_per_turn, reserved=RESULT_TOOL
-        )
+        verdict = judge(talk.messages, offered, self._parts.texts, limit=settings.tool_calls_per_turn)
         outcomes = dict(verdict.refused)
         notice_ids = set(outcomes)
         if verdict.to_run:
@@ -297,7 +296,9 @@ class InstanceLoop:
         await self._host.on_text(text)
 
     async def on_warning(self, message: str) -> None:
-        await self._host.on_warning(message)
+        if message not in self._warnings:
+            self._warnings.add(message)
+            await self._host.on_warning(message)
 
     def on_attempt(self, attempt: Attempt) -> None:
         self._is_void = True  # until the next question this text counts; should another try speak, it does not

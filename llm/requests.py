@@ -50,7 +50,7 @@ def build(question: Question, model: Model, *, max_input_tokens: int | None, max
     )
     # A conclusion has tools no more, and a model refuses to be shown calls of tools that it has not got.
     spoken = question.messages if tools and not question.is_last else as_text(question.messages)
-    messages = fitted(spoken, system, tools, model, max_tokens, max_input_tokens)
+    messages, bytes_cut = fitted(spoken, system, tools, model, max_tokens, max_input_tokens)
     bound = input_bound(system, messages, tools, model.context_window)
     arguments: dict[str, Any] = {
         "modelId": model.id,
@@ -70,7 +70,7 @@ def build(question: Question, model: Model, *, max_input_tokens: int | None, max
             "tools": [{"toolSpec": tool} for tool in tools],
             **_choice(question.must_call, model),
         }
-    return Prepared(_with_cache_points(arguments, model, question.is_last), bound, max_tokens)
+    return Prepared(_with_cache_points(arguments, model, question.is_last), bound, max_tokens, bytes_cut > 0)
 
 
 def fitted(
@@ -80,15 +80,14 @@ def fitted(
     model: Model,
     max_tokens: int,
     max_input_tokens: int | None,
-) -> list[Message]:
-    """The messages, cut where they do not fit beside all the rest."""
+) -> tuple[list[Message], int]:
+    """The messages, cut where they do not fit beside all the rest, and how many bytes were cut."""
     fixed = request_bytes(system, (), tools)
     window = int((model.context_window - max_tokens) * model.bytes_per_token)
     if max_input_tokens is not None:  # a bound in tokens counts one per byte, and what frames the messages
         framing = input_bound("", messages, tools, model.context_window) - request_bytes("", messages, tools)
         window = min(window, max_input_tokens - max(0, framing))
-    trimmed, _ = fit(messages, max(_LEAST_ROOM_BYTES, window - fixed))
-    return trimmed
+    return fit(messages, max(_LEAST_ROOM_BYTES, window - fixed))
 
 
 def is_tight(question: Question, model: Model) -> bool:

@@ -23,17 +23,13 @@ class Verdict:
     refused: Mapping[str, ToolOutcome]
 
 
-def judge(
-    messages: Sequence[Message], specs: Sequence[ToolSpec], texts: Notices, *, limit: int, reserved: str
-) -> Verdict:
-    """Judges the calls in the last message, which is the model's. Calls of the tool `reserved` are somebody else's business."""
+def judge(messages: Sequence[Message], specs: Sequence[ToolSpec], texts: Notices, *, limit: int) -> Verdict:
+    """Judges the calls in the last message, which is the model's; at most `limit` of them are run."""
     by_name = {spec.name: spec for spec in specs}
     seen = _successful_calls(messages[:-1])
     to_run: list[ToolUse] = []
     refused: dict[str, ToolOutcome] = {}
     for use in tool_uses(messages[-1]["content"]):
-        if use.name == reserved:
-            continue
         key = _key(use)
         if use.name not in by_name:
             problem = texts.text(notices.UNKNOWN_TOOL, tools=", ".join(sorted(by_name)) or "none")

@@ -168,6 +168,25 @@ rules:
     assert [record.model_id for record in endpoint.invoice.records()] == [NOVA, HAIKU, HAIKU]
 
 
+async def test_a_throttled_model_is_left_alone_for_some_seconds(
+    endpoint: RunningEndpoint, make_runner: Make, meter: ArithmeticMeter, free_text: Template
+) -> None:
+    endpoint.load_script(
+        parse_script(f"""
+rules:
+  - when: {{model: '{NOVA}'}}
+    reply: {{fault: {{error: ThrottlingException}}}}
+  - reply: {{text: hello}}
+""")
+    )
+    runner = make_runner(meter, catalogue(NOVA, HAIKU), settings(attempts_per_model=1, backoff_max_seconds=30))
+
+    for _ in range(2):
+        assert (await runner.run(make_task(free_text), RememberingHost())).text == "hello"
+
+    assert [record.model_id for record in endpoint.invoice.records()] == [NOVA, HAIKU, HAIKU]
+
+
 async def test_a_long_retry_hint_sends_the_call_to_another_model_at_once(bench: Bench) -> None:
     result = await bench.run(nova="error: ThrottlingException, retry_after: '30'")
 
@@ -188,9 +207,12 @@ rules:
     )
     task = make_task(free_text, values={"query": "what is it?", "material": "a fact. " * 2000})
 
-    result = await make_runner(meter).run(task, RememberingHost())
+    host = RememberingHost()
+
+    result = await make_runner(meter).run(task, host)
 
     assert (result.text, result.is_partial) == ("it fits", False)
+    assert host.warnings == [f"the context of {NOVA} is full: what matters least was left out"]
 
 
 async def test_an_endpoint_that_cannot_be_reached_costs_nothing(

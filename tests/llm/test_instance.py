@@ -85,6 +85,7 @@ rules:
       tools:
         - {name: read_files, input: {path: a.py}}
         - {name: delete_files, input: {}}
+        - {name: submit_result, input: {}}
         - {name: read_files, input_text: '{"paths": ["a'}
         - {name: read_files, input: {paths: [good.py]}}
   - times: 1
@@ -105,8 +106,9 @@ rules:
         for block in Conversation.from_json(host.checkpoints[1]).messages[2]["content"]
     ]
     assert "There are: read_files" in answers[1]
-    assert "no JSON object" in answers[2]
-    assert answers[3] == '<data name="tool_result" source="read_files">\nresult of read_files\n</data>'
+    assert "There are: read_files" in answers[2]
+    assert "no JSON object" in answers[3]
+    assert answers[4] == '<data name="tool_result" source="read_files">\nresult of read_files\n</data>'
 
 
 async def test_a_model_that_only_repeats_itself_is_made_to_conclude(
