@@ -146,7 +146,8 @@ class _Interceptor:
             metadata.add("authorization", self._authorization)
         if traceparent := telemetry.current_traceparent():
             metadata.add(telemetry.TRACEPARENT, traceparent)
-        timeout = deadline.bounded(details.timeout)
+        # Out of time is for gRPC to say: a stream that an interceptor breaks off by raising raises once more when it is collected.
+        timeout = deadline.cut_short(details.timeout)
         # grpc.aio's details are an immutable named tuple in every version, whatever its stubs say.
         return cast(Any, details)._replace(metadata=metadata, timeout=timeout)  # type: ignore[no-any-return]
 

@@ -59,10 +59,16 @@ def lifted(seconds: float) -> Iterator[None]:
 
 def bounded(timeout: float | None) -> float | None:
     """The timeout for a call made now: the wished one, cut to what is left. Raises when nothing is left."""
+    cut = cut_short(timeout)
+    if cut is not None and cut <= 0:
+        raise ServiceError(ErrorReason.DEADLINE_EXCEEDED, "the deadline leaves no time for a further call")
+    return cut
+
+
+def cut_short(timeout: float | None) -> float | None:
+    """Like `bounded`, but 0 when nothing is left."""
     left = remaining()
     if left is None:
         return timeout
-    left -= MARGIN_SECONDS
-    if left <= 0:
-        raise ServiceError(ErrorReason.DEADLINE_EXCEEDED, "the deadline leaves no time for a further call")
+    left = max(0.0, left - MARGIN_SECONDS)
     return left if timeout is None else min(timeout, left)

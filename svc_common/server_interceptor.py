@@ -70,7 +70,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
 
     def _unary(self, method: str, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def handle(request: Message, context: Context) -> Any:
-            with self._span(method, context) as span:
+            with self._span(method, context) as span, _current(span):
                 try:
                     self._enter(request, context, unary=True)
                     return await behavior(request, context)
@@ -86,7 +86,12 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
                 try:
                     self._enter(request, context, unary=False)
                     responses = behavior(request, context)
-                    async for response in responses:
+                    while True:
+                        # Not while it is sent: one who leaves then has the generator closed in another context.
+                        with _current(span):
+                            response = await anext(responses, None)
+                        if response is None:
+                            return
                         yield response
                 except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                     await _abort(context, span, error)
@@ -102,7 +107,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
         if not traceparent and not self._is_recording:
             return nullcontext(INVALID_SPAN)  # nothing to record, nothing to pass on
         service, _, name = method.removeprefix("/").rpartition("/")
-        return telemetry.span(
+        return telemetry.open_span(
             f"{service}/{name}",
             kind=SpanKind.SERVER,
             traceparent=traceparent,
@@ -120,6 +125,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
         elif unary:
             deadline.set_current(now() + int(self._max_call_seconds * MICROS))
         validate(request)
+
+
+def _current(span: Span) -> AbstractContextManager[Span]:
+    return nullcontext(span) if span is INVALID_SPAN else telemetry.current(span)
 
 
 def validate(request: Message) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -91,13 +91,31 @@ def span(
 ) -> Iterator[Span]:
     """A span around a block: child of the given `traceparent`, else of the current span. An exception marks it as failed;
     a cancellation is recorded as such."""
+    with open_span(name, kind=kind, traceparent=traceparent, attributes=attributes) as opened, current(opened):
+        yield opened
+
+
+@contextmanager
+def open_span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    traceparent: str | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+) -> Iterator[Span]:
+    """Like `span`, but does not make it the current one: for generators, which may be closed in another context."""
     context = _propagator.extract({TRACEPARENT: traceparent}) if traceparent else None
-    with tracer().start_as_current_span(
-        name, context=context, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
-    ) as current:
-        try:
-            yield current
-        except BaseException as error:
-            current.set_status(Status(StatusCode.ERROR, type(error).__name__))
-            current.set_attribute("error.type", type(error).__name__)
-            raise
+    opened = tracer().start_span(name, context=context, kind=kind, attributes=attributes)
+    try:
+        yield opened
+    except BaseException as error:
+        opened.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        opened.set_attribute("error.type", type(error).__name__)
+        raise
+    finally:
+        opened.end()
+
+
+def current(opened: Span) -> AbstractContextManager[Span]:
+    """Makes a span the current one for a block."""
+    return trace.use_span(opened, record_exception=False, set_status_on_exception=False)

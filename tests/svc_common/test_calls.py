@@ -18,7 +18,7 @@ from svc_common.server import GrpcServer, StartupError, service_name
 from svc_common.server_interceptor import Context
 from svc_common.settings import CommonSettings, ServiceSettings
 from svc_common.times import MICROS, now
-from tests.support.traces import provider
+from tests.support.traces import provider, recorded_spans
 
 provider()
 
@@ -52,6 +52,9 @@ class Example(budget_pb2_grpc.BudgetServiceServicer):
             yield budget_pb2.WatchThresholdsResponse(percent=50)
             if request.budget_id == "broken":
                 raise ServiceError(ErrorReason.WATCHER_TOO_SLOW, "too slow")
+            self.seen = {"trace": telemetry.current_trace_id()}
+            while request.budget_id == "endless":
+                yield budget_pb2.WatchThresholdsResponse(percent=50)
             await asyncio.Event().wait()
         finally:
             self.stream_closed.set()
@@ -154,6 +157,20 @@ async def test_leaving_a_stream_closes_it_on_the_server() -> None:
         await asyncio.wait_for(house.example.stream_closed.wait(), 5)
 
 
+async def test_a_traced_stream_that_is_left_ends_its_span_without_complaint(caplog: pytest.LogCaptureFixture) -> None:
+    with recorded_spans() as spans:
+        async with House() as house:
+            with telemetry.span("caller"):
+                expected = telemetry.current_trace_id()
+                rpc = house.stub.WatchThresholds(budget_pb2.WatchThresholdsRequest(budget_id="endless"))
+                await rpc.read()
+            rpc.cancel()
+            await asyncio.wait_for(house.example.stream_closed.wait(), 5)
+            assert house.example.seen["trace"] == expected
+    assert any(span.name.endswith("WatchThresholds") for span in spans.get_finished_spans())
+    assert "detach" not in caplog.text
+
+
 async def test_a_stream_that_breaks_tells_why_after_what_it_sent() -> None:
     async with House() as house:
         request = budget_pb2.WatchThresholdsRequest(budget_id="broken")
@@ -167,6 +184,14 @@ async def test_a_stream_that_breaks_tells_why_after_what_it_sent() -> None:
         with pytest.raises(ServiceError) as caught:
             await watch()
     assert (received, caught.value.reason) == ([50], ErrorReason.WATCHER_TOO_SLOW)
+
+
+async def test_a_stream_begun_after_the_deadline_fails_as_late() -> None:
+    async with House() as house:
+        with deadline.scope(now() - 1), pytest.raises(ServiceError) as caught:
+            async with stream(house.stub.WatchThresholds(budget_pb2.WatchThresholdsRequest(budget_id="any"))) as late:
+                await anext(late)
+    assert caught.value.reason is ErrorReason.DEADLINE_EXCEEDED
 
 
 async def test_a_taken_port_stops_the_start() -> None:
