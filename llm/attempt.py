@@ -24,6 +24,7 @@ from svc_common.ids import new_id
 from svc_common.times import MICROS, now
 
 _MAX_WAIT_SECONDS = 60.0
+_SETTLE_SECONDS = 2.0
 _AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.OVERLOADED})
 
 
@@ -140,9 +141,8 @@ class PaidAttempt:
                     await self._listen(stream, limit)
             except ModelCallError as error:
                 usage = self._reply.usage if error.begun else TokenUsage()
-                settling = self._settler.settle(self._charge_id, usage)
-                cost = await asyncio.shield(settling)
-                self._record(span, error.kind.name.lower(), error.message, usage, held if cost is None else cost)
+                cost = await self._settled(usage, held)
+                self._record(span, error.kind.name.lower(), error.message, usage, cost)
                 raise
             except BaseException as error:
                 # No time to wait for the settlement: whoever cancels wants it over, and a deadline is near.
@@ -153,9 +153,17 @@ class PaidAttempt:
                 raise
             finally:
                 renewing.cancel()
-            cost = await asyncio.shield(self._settler.settle(self._charge_id, self._reply.usage))
-            self._record(span, self._reply.stop_reason, "", self._reply.usage, held if cost is None else cost)
+            cost = await self._settled(self._reply.usage, held)
+            self._record(span, self._reply.stop_reason, "", self._reply.usage, cost)
             return self._turn()
+
+    async def _settled(self, usage: TokenUsage | None, held: int) -> int:
+        """Settles and returns the cost; what was held, when it takes so long that the turn would be lost waiting for it."""
+        settling = self._settler.settle(self._charge_id, usage)
+        left = seconds_until(self._call.last_deadline)
+        await asyncio.wait({settling}, timeout=max(0.0, min(_SETTLE_SECONDS, left / 2)))
+        cost = settling.result() if settling.done() else None
+        return held if cost is None else cost
 
     async def _listen(self, stream: EventStream, limit: asyncio.Timeout) -> None:
         reply, settings = self._reply, self._settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
@@ -52,10 +52,11 @@ class AuditTrail:
         self._pending: deque[str] = deque()
         self._sending: asyncio.Task[None] | None = None
 
-    def add(self, record: str) -> None:
+    def add(self, record: Callable[[], str]) -> None:
+        """Adds the record that the function makes; it is not made when none are kept."""
         if self._sink is None:
             return
-        self._pending.append(record)
+        self._pending.append(record())
         if self._sending is None or self._sending.done():
             self._sending = asyncio.get_running_loop().create_task(self._send(self._sink))
 

@@ -304,7 +304,7 @@ class InstanceLoop:
         self._is_void = True  # until the next question this text counts; should another try speak, it does not
         self._talk.tally = self._talk.tally.with_call(attempt.usage or TokenUsage(), attempt.cost)
         with_content = self._parts.settings.audit_content
-        self._trail.add(audit.model_call_record(self._task, attempt, with_content=with_content))
+        self._trail.add(lambda: audit.model_call_record(self._task, attempt, with_content=with_content))
 
     async def _take_back_text(self) -> None:
         """What was said so far turns out not to be the answer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 
 import boto3
@@ -11,7 +10,6 @@ from dbp.budget.v1 import budget_pb2_grpc
 from dbp.jobs.v1 import jobs_pb2_grpc
 
 from llm import audit, tracing
-from llm.attempt import seconds_until
 from llm.audit_trail import AuditSink, AuditTrail, JobsAuditSink
 from llm.bedrock import BedrockClient
 from llm.catalogue import Catalogue, load_catalogue
@@ -23,9 +21,6 @@ from llm.metering import BudgetMeter
 from llm.notices import load_notices
 from llm.settings import LlmSettings
 from svc_common import telemetry
-
-# What may be spent of an instance's return margin on seeing its audit records kept.
-_AUDIT_SHARE = 0.5
 
 
 class LlmRunner:
@@ -43,21 +38,21 @@ class LlmRunner:
     async def run(self, task: Task, host: Host, conversation: Conversation | None = None) -> InstanceResult:
         """Runs an instance to its end, before its deadline; from where it stood, if a conversation is given.
 
-        Trouble with models, money or time ends in a partial result. Raises CancelledError when cancelled, with the connection to
-        the model closed and its charge settled in the background; ServiceError when the task itself is wrong (no such budget).
+        Trouble with models, money or time ends in a partial result. Audit records may reach jobs_svc a moment after it. Raises
+        CancelledError when cancelled, with the connection to the model closed and its charge settled in the background;
+        ServiceError when the task itself is wrong (no such budget).
         """
         with_content = self._parts.settings.audit_content
         trail = AuditTrail(self._audit_sink, task.root_id, task.instance_id)
         if conversation is None:
-            trail.add(audit.task_record(task, with_content=with_content))
+            trail.add(lambda: audit.task_record(task, with_content=with_content))
         try:
             with tracing.instance_span(task) as span:
                 result = await InstanceLoop(self._parts, task, host, conversation, trail).run()
                 span.set_attribute(telemetry.GEN_AI_INPUT_TOKENS, result.usage.prompt_tokens)
                 span.set_attribute(telemetry.GEN_AI_OUTPUT_TOKENS, result.usage.output_tokens)
                 span.set_attribute(telemetry.COST_PICO_USD, result.cost)
-            trail.add(audit.result_record(task, result, with_content=with_content))
-            await self._see_kept(trail, task.deadline)
+            trail.add(lambda: audit.result_record(task, result, with_content=with_content))
             return result
         finally:
             self._keep(trail.sending)
@@ -67,13 +62,6 @@ class LlmRunner:
         await self._parts.gateway.close()
         if self._trailing:
             await asyncio.wait(self._trailing)
-
-    async def _see_kept(self, trail: AuditTrail, deadline: int) -> None:
-        """Waits for the records while there is time: the log of a request that has ended should be whole."""
-        if trail.sending is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, seconds_until(deadline) * _AUDIT_SHARE)):
-                    await asyncio.shield(trail.sending)
 
     def _keep(self, sending: asyncio.Task[None] | None) -> None:
         if sending is not None and not sending.done():

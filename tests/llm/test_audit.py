@@ -62,7 +62,10 @@ async def test_each_model_call_and_message_is_recorded_without_its_content(
     endpoint.load_script(lambda _: Reply(text="the answer"))
     sink = RememberedAudit()
 
-    result = await make_runner(meter, audit_sink=sink).run(make_task(free_text, caller="job-0"), RememberingHost())
+    runner = make_runner(meter, audit_sink=sink)
+
+    result = await runner.run(make_task(free_text, caller="job-0"), RememberingHost())
+    await runner.close()
 
     asked, called, answered = [json.loads(record) for record in sink.records]
     assert (asked["type"], asked["from"], asked["to"]) == ("message", "job-0", "job-1")
@@ -85,7 +88,10 @@ async def test_content_is_recorded_when_a_setting_says_so_with_secrets_masked(
     sink = RememberedAudit()
     task = make_task(free_text, values={"query": "what is it?", "material": 'password = "hunter2secret"'})
 
-    await make_runner(meter, None, settings(audit_content=True), sink).run(task, RememberingHost())
+    runner = make_runner(meter, None, settings(audit_content=True), sink)
+
+    await runner.run(task, RememberingHost())
+    await runner.close()
 
     log = "\n".join(sink.records)
     assert "what is it?" in log

@@ -11,6 +11,7 @@ from llm.instance import ToolOutcome, ToolUse
 from llm.runner import LlmRunner
 from llm.structured import RESULT_TOOL
 from llm.templates import Template
+from llm.tokens import TokenUsage
 from local_bedrock.backends.script import Reply, ToolCall, parse_script
 from local_bedrock.calls import ModelCall
 from local_bedrock.invoice import CallState
@@ -230,6 +231,31 @@ async def test_a_cancelled_instance_closes_its_connection_and_its_charge_is_sett
     [hold] = meter.holds.values()
     assert hold.cost == hold.held
     assert endpoint.invoice.records()[0].state is CallState.DISCONNECTED
+
+
+async def test_an_answer_is_not_lost_waiting_for_its_settlement(
+    endpoint: RunningEndpoint, make_runner: Make, structured: Template
+) -> None:
+    endpoint.load_script(
+        parse_script(f"rules: [{{reply: {{tools: [{{name: {RESULT_TOOL}, input: {{summary: fine}}}}]}}}}]")
+    )
+
+    class SlowMeter(ArithmeticMeter):
+        answers = asyncio.Event()
+
+        async def settle(self, charge_id: str, usage: TokenUsage | None) -> int:
+            await self.answers.wait()
+            return await super().settle(charge_id, usage)
+
+    meter = SlowMeter()
+    task = make_task(structured, seconds=1.0)
+
+    result = await make_runner(meter).run(task, RememberingHost())
+
+    assert now() < task.deadline
+    assert (result.output, result.is_partial) == ({"summary": "fine"}, False)
+    assert result.cost == meter.open[0].held
+    meter.answers.set()
 
 
 async def test_usage_that_never_comes_is_charged_in_full(

@@ -71,15 +71,15 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
     await budgets.stop()
 
 
-async def test_the_audit_log_of_a_run_is_whole_when_the_run_has_ended_and_its_chain_holds(
+async def test_the_audit_log_of_a_run_is_whole_and_its_chain_holds(
     endpoint: RunningEndpoint, services: Services, free_text: Template
 ) -> None:
     endpoint.load_script(parse_script(SCRIPT))
     runner = open_runner(settings(), PROMPTS, services.budgets, services.jobs, session())
 
     result = await runner.run(make_task(free_text, budget_id="request-1"), RememberingHost())
-    log = (await call(services.jobs.ListAuditRecords, jobs_pb2.ListAuditRecordsRequest(root_id="request-1"))).records
     await runner.close()
+    log = (await call(services.jobs.ListAuditRecords, jobs_pb2.ListAuditRecordsRequest(root_id="request-1"))).records
 
     assert result.text == "answer"
     assert len(log) == 4  # asked, two model calls, answered
