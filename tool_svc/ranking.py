@@ -41,7 +41,7 @@ def rank(view: IndexView, question: str, accepts: Callable[[IndexedFile], bool])
     files = view.files()
     words = question_words(question)
     signals = {
-        "content": _content_scores(view, words, files),
+        "content": _content_scores(view, words),
         "name": _name_scores(view, words),
         "history": _history_scores(view, words),
         "recency": _recency_scores(view),
@@ -60,12 +60,9 @@ def rank(view: IndexView, question: str, accepts: Callable[[IndexedFile], bool])
     return sorted(ranked, key=lambda entry: (-entry.score, entry.file.path))
 
 
-def _content_scores(view: IndexView, words: list[str], files: Mapping[str, IndexedFile]) -> dict[str, float]:
+def _content_scores(view: IndexView, words: list[str]) -> dict[str, float]:
     telling = _telling(view, "words", words)
-    if not telling:
-        return {}
-    found = dict(view.search_contents(match_any(telling), CONTENT_WEIGHTS, CANDIDATES))
-    return {path: found[file.content_id] for path, file in files.items() if file.content_id in found}
+    return dict(view.search_contents(match_any(telling), CONTENT_WEIGHTS, CANDIDATES)) if telling else {}
 
 
 def _name_scores(view: IndexView, words: list[str]) -> dict[str, float]:

@@ -128,7 +128,7 @@ def test_several_processes_parse_as_one_does(tmp_path: Path, monkeypatch: pytest
         with closing(index.view()) as view:
             ids.append(view.id)
             assert len(view.files()) == 450
-            assert len(view.search_contents('"41"', (1, 1, 1, 1), 10)) == 1
+            assert len(view.search_contents('"41"', (1, 1, 1, 1), 10)) == 9
     assert ids[0] == ids[1]
 
 

@@ -21,7 +21,7 @@ _DOCUMENT_NAMES = re.compile(
 )
 _DATA_SUFFIXES = frozenset(
     """.json .jsonl .geojson .csv .tsv .svg .xml .xsd .po .pot .lock .log .html .htm .css .map .ipynb .txt .dat .sum
-    .snap .plist .yaml .yml .toml .ini .cfg .conf .properties""".split()  # noqa: SIM905
+    .snap .plist .diff .patch .yaml .yml .toml .ini .cfg .conf .properties""".split()  # noqa: SIM905
 )
 # Suffixes that several of the library's languages claim; the reading that repositories mean.
 _PREFERRED = {
@@ -54,7 +54,9 @@ def role_of(path: str) -> Role:
         return Role.DOCUMENT
     if suffix == ".txt" and path.startswith(("doc/", "docs/")):
         return Role.DOCUMENT
-    return Role.DATA if suffix in _DATA_SUFFIXES else Role.CODE
+    if suffix in _DATA_SUFFIXES or not language_of(path):
+        return Role.DATA
+    return Role.CODE
 
 
 def language_of(path: str) -> str:

@@ -14,7 +14,7 @@ from tool_svc.index.languages import MARKDOWN_CHANGELOG, Role, language_of, role
 # Text beyond this adds little to what a file is about, and its symbols and headings are taken from all of it.
 INDEXED_CHARACTERS = {Role.CODE: 16_384, Role.DOCUMENT: 32_768, Role.CHANGELOG: 8_192, Role.DATA: 2_048}
 # Raise when the facts of the same content change, so that kept ones are parsed anew.
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ def flavour_of(path: str) -> str:
 
 def parse_file(path: str, text: str) -> tuple[FileFacts, SearchText]:
     """What the content `text` of a file named `path` says."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
     language, role = language_of(path), role_of(path)
     header, symbols, headings, changes = headers.Header(), list[str](), list[str](), list[ChangeEntry]()
     references: list[str] = []

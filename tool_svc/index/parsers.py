@@ -64,7 +64,7 @@ class ContentParser:
         if (content_hash, flavour) in self._parsed:
             return ParsedFile(path, row, None)
         try:
-            facts, search = parse_file(path, text_of(raw.content).replace("\r\n", "\n"))
+            facts, search = parse_file(path, text_of(raw.content))
         except RefusedError as error:
             return ParsedFile(path, replace(row, content_hash=None, refusal=error.refusal.code.value), None)
         self._parsed.add((content_hash, flavour))

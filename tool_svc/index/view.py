@@ -91,11 +91,14 @@ class IndexView:
         )
         return {file.path: FileFacts.from_json(found[file.content_id]) for file in wanted}
 
-    def search_contents(self, expression: str, weights: Sequence[float], limit: int) -> list[tuple[int, float]]:
-        """(content id, BM25 score) of the best contents that files have, best first."""
+    def search_contents(self, expression: str, weights: Sequence[float], limit: int) -> list[tuple[str, float]]:
+        """(path, BM25 score) of the files with the `limit` best contents, best first. Weights are those of the fields."""
         query = f"""
-            SELECT rowid, -bm25(words, {_numbers(weights)}) FROM words
-            WHERE words MATCH ? AND rowid IN (SELECT content_id FROM file) ORDER BY 2 DESC LIMIT ?
+            SELECT path, score FROM (
+                SELECT rowid AS content_id, -bm25(words, {_numbers(weights)}) AS score FROM words
+                WHERE words MATCH ? AND EXISTS (SELECT 1 FROM file WHERE content_id = words.rowid)
+                ORDER BY 2 DESC LIMIT ?
+            ) JOIN file USING (content_id) ORDER BY score DESC
         """
         return self._all(query, expression, limit)
 
