@@ -10,10 +10,10 @@ from typing import Any, cast
 from jobs_svc.audit import AppendAudit
 from jobs_svc.counters import Counters
 from jobs_svc.events import Event, after
-from jobs_svc.job import Phase, Stop, parse_lane
+from jobs_svc.job import Phase, Stop
 from jobs_svc.operations import AbortJobs, Created, CreateJobs, Lease, Release, Report, Reported
 from jobs_svc.reads import Reads
-from jobs_svc.transaction import Changes, Operation, ReportJobs
+from jobs_svc.transaction import Changes, Operation, Recount, ReportJobs
 from jobs_svc.turns import Claimer
 from jobs_svc.watches import STOP_MEMORY, LogWatches, StopWatches, Waiter, Waiters
 from svc_common.errors import ErrorReason, ServiceError
@@ -106,6 +106,8 @@ class JobQueue:
                         yield seen
                         if seen[-1].is_last:
                             return
+                    if page.is_end:
+                        return
                     events = await watch.next(sequence) if page.is_all else None
 
     async def watch_stops(self, worker_id: str) -> AsyncGenerator[Sequence[Stop], None]:
@@ -125,15 +127,14 @@ class JobQueue:
 
     async def recount(self) -> None:
         """Takes the counters anew from the store."""
-        counts: Counter[tuple[str, Phase]] = Counter()
-        for (phase, lane), number in (await self.reads.counts()).items():
-            counts[parse_lane(lane)[0], phase] += number
-        self.counters.reset(counts)
+        await self._committer.submit(Recount())
 
     def publish(self, changes: Changes) -> None:
         """Tells those who wait what was committed. Called on the loop, in the order of the commits."""
         self.logs.publish(changes.events)
         self.stops.publish(changes.stops)
+        if changes.counts is not None:
+            self.counters.reset(changes.counts)
         self.counters.add(changes.moved)
         for (kind, phase), number in changes.moved.items():
             if phase is Phase.READY:

@@ -45,10 +45,11 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """Some entries of a log, and whether there were no more."""
+    """Some entries of a log, whether there were no more, and whether there never will be."""
 
     events: Sequence[Event]
     is_all: bool
+    is_end: bool
 
 
 class Reads:
@@ -106,14 +107,16 @@ class Reads:
         page_rows = page.order_by(events.c.sequence).limit(EVENTS_PER_PAGE).subquery()
         # Up to and with the entry that fills the page.
         query = select(page_rows).where(page_rows.c.size - func.length(page_rows.c.data) < BYTES_PER_PAGE)
-        exists = select(jobs.c.id).where(jobs.c.id == root_id, jobs.c.parent_id == "")
+        root = select(jobs.c.state).where(jobs.c.id == root_id, jobs.c.parent_id == "")
 
         def read(connection: Connection) -> LogPage | None:
-            found = connection.execute(query.order_by(page_rows.c.sequence)).all()
-            if not found and connection.execute(exists).first() is None:
+            # The root first: if it has ended by now, what is read next holds its end.
+            state = connection.execute(root).scalar()
+            if state is None:
                 return None
+            found = connection.execute(query.order_by(page_rows.c.sequence)).all()
             is_all = len(found) < EVENTS_PER_PAGE and (not found or found[-1].size < BYTES_PER_PAGE)
-            return LogPage([rows.event_of(row[:-1]) for row in found], is_all)
+            return LogPage([rows.event_of(row[:-1]) for row in found], is_all, is_all and state != 0)
 
         if (log := await self._database.read(read)) is None:
             raise _not_found(root_id)
@@ -174,14 +177,6 @@ class Reads:
 
     async def next_wake(self) -> int | None:
         return await self._database.read(lambda connection: self._bulk.read(connection, self._sql.next_wake)[0][0])
-
-    async def counts(self) -> Mapping[tuple[Phase, str], int]:
-        """Unfinished jobs by phase and lane."""
-        return await self._database.read(
-            lambda connection: {
-                (Phase(phase), lane): number for phase, lane, number in self._bulk.read(connection, self._sql.counts)
-            }
-        )
 
 
 def _conditions(wanted: JobFilter) -> list[Any]:

@@ -43,7 +43,12 @@ class Upkeep:
     run: Callable[[Connection], Any]
 
 
-Operation = CreateJobs | ReportJobs | AbortJobs | AppendAudit | PassTime | Upkeep | Claimer
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """Counts the unfinished jobs anew; the counts go out with the changes."""
+
+
+Operation = CreateJobs | ReportJobs | AbortJobs | AppendAudit | PassTime | Upkeep | Recount | Claimer
 
 
 @dataclass(slots=True)
@@ -53,6 +58,8 @@ class Changes:
     events: list[Event] = field(default_factory=list)
     stops: list[Stop] = field(default_factory=list)
     moved: Counter[tuple[str, Phase]] = field(default_factory=Counter)
+    # Unfinished jobs by kind and phase, before `moved`, when somebody asked.
+    counts: Counter[tuple[str, Phase]] | None = None
     # Earliest time at which a job that was written is due for something.
     next_wake: int = NEVER
 
@@ -102,6 +109,8 @@ class Transaction:
                     return self._pass_time(op)
                 case Upkeep():
                     return op.run(self._connection)
+                case Recount():
+                    return self._recount()
         except ServiceError as error:
             return error
 
@@ -209,6 +218,11 @@ class Transaction:
             if job := self._uow.live.get(job_id):  # it may have ended with its parent
                 operations.pass_time(self._uow, job)
         return len(due)
+
+    def _recount(self) -> None:
+        self.changes.counts = Counter()
+        for phase, lane, number in self._read(self._sql.counts):
+            self.changes.counts[parse_lane(lane)[0], Phase(phase)] += number
 
     def _claim(self, claimers: Sequence[Claimer]) -> list[list[Lease]]:
         kinds = frozenset[str]().union(*(claimer.kinds for claimer in claimers))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from jobs_svc.events import Body, Event, StateChange, Text
 from jobs_svc.job import AttemptError, Ending, Job, LiveJob, Phase, Stop
@@ -97,9 +98,9 @@ class UnitOfWork:
     def end(self, job: LiveJob, ending: Ending) -> None:
         """Ends a job, its unfinished descendants first, so that a root's end is the last entry of its log."""
         cut_short = ending.reason if ending.state is JobState.ABORTED else EndReason.CANCELLED
-        for child_id in self.children.get(job.id, ()):
-            if child := self.live.get(child_id):
-                self.end(child, Ending(JobState.ABORTED, cut_short, message="the job that asked for it has ended"))
+        children = [child for id_ in self.children.get(job.id, ()) if (child := self.live.get(id_))]
+        for child in sorted(children, key=attrgetter("create_time")):
+            self.end(child, Ending(JobState.ABORTED, cut_short, message="the job that asked for it has ended"))
         if job.phase is Phase.RUNNING and not ending.token:
             self.stop(job, ending.reason)
         self.append(

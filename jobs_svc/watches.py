@@ -32,6 +32,8 @@ class LogWatch:
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
+        # Offered and not taken yet, kept or not.
+        self._count = 0
         self._bytes = 0
         self._is_behind = False
         self._is_slow = False
@@ -47,21 +49,22 @@ class LogWatch:
     def restart(self) -> None:
         """Forgets what was kept: the watcher reads the store from here on. Call before reading."""
         self._events.clear()
-        self._bytes = 0
+        self._count = self._bytes = 0
         self._is_behind = self._is_slow = False
         self._news.clear()
 
     def offer(self, events: Sequence[Event]) -> None:
-        if self._is_behind or self._is_slow:
+        if self._is_slow:
             return
-        size = sum(map(_size, events))
-        if len(self._events) + len(events) > MAX_BUFFERED_EVENTS or self._bytes + size > MAX_BUFFERED_BYTES:
-            # One large commit is no fault of the watcher's; a second one that comes before the first was taken is.
-            self._is_slow, self._is_behind = bool(self._events), not self._events
+        # One large commit is no fault of the watcher's; a further one that comes before the first was taken is.
+        had_untaken = self._count > 0
+        self._count += len(events)
+        self._bytes += sum(map(_size, events))
+        if self._count > MAX_BUFFERED_EVENTS or self._bytes > MAX_BUFFERED_BYTES:
+            self._is_slow, self._is_behind = had_untaken, True
             self._events.clear()
-        else:
+        elif not self._is_behind:
             self._events.extend(events)
-            self._bytes += size
         self._news.set()
 
     def touch(self) -> None:
@@ -85,7 +88,7 @@ class LogWatch:
         if self._is_behind or (events and events[0].first_sequence > sequence + 1):
             return None
         self._events.clear()
-        self._bytes = 0
+        self._count = self._bytes = 0
         self._news.clear()
         return events
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -135,6 +135,15 @@ class Client:
 
     def watch_stops(self, worker: str = "w") -> Any:
         return self.stub.WatchStops(jobs_pb2.WatchStopsRequest(worker_id=worker))
+
+
+async def eventually(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for what happens in the background."""
+    for _ in range(600):
+        if await is_so():
+            return
+        await asyncio.sleep(0.05)
+    raise TimeoutError
 
 
 class Services:
