@@ -19,6 +19,8 @@ from llm.trimming import fit
 _CACHE_MIN_TOKENS = 1024
 _LEAST_ROOM_BYTES = 512
 _NOT_IN_METADATA = re.compile(r"[^A-Za-z0-9\s:_@$#=/+,.-]")
+# Nova takes nothing at the top of a schema but type, properties and required. What these say is checked here anyway.
+_UNSENT_AT_TOP = frozenset({"$schema", "$id", "title", "additionalProperties"})
 _CACHE_POINT: Block = {"cachePoint": {"type": "default"}}
 
 
@@ -119,7 +121,8 @@ def _plain(block: Block) -> list[Block]:
 
 
 def _tool(spec: ToolSpec) -> dict[str, Any]:
-    return {"name": spec.name, "description": spec.description, "inputSchema": {"json": dict(spec.input_schema)}}
+    schema = {key: value for key, value in spec.input_schema.items() if key not in _UNSENT_AT_TOP}
+    return {"name": spec.name, "description": spec.description, "inputSchema": {"json": schema}}
 
 
 def _choice(must_call: str | None, model: Model) -> dict[str, Any]:

@@ -233,6 +233,24 @@ async def test_a_cancelled_instance_closes_its_connection_and_its_charge_is_sett
     assert endpoint.invoice.records()[0].state is CallState.DISCONNECTED
 
 
+async def test_no_more_calls_run_to_one_model_than_allowed(
+    endpoint: RunningEndpoint, make_runner: Make, meter: ArithmeticMeter, free_text: Template
+) -> None:
+    running: list[int] = []
+
+    def decide(_: ModelCall) -> Reply:
+        running.append(endpoint.running_calls)
+        return Reply(text="hello", first_token_s=0.02)
+
+    endpoint.load_script(decide)
+    runner = make_runner(meter, llm_settings=settings(concurrent_calls_per_model=2))
+
+    results = await asyncio.gather(*(runner.run(make_task(free_text), RememberingHost()) for _ in range(8)))
+
+    assert [result.text for result in results] == ["hello"] * 8
+    assert max(running) <= 3  # two, and one that is just ending
+
+
 async def test_an_answer_is_not_lost_waiting_for_its_settlement(
     endpoint: RunningEndpoint, make_runner: Make, structured: Template
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_model_with_all_abilities_gets_tools_system_and_blocks_as_they_are() -
 
     assert sent["system"] == [{"text": "You help."}]
     assert sent["messages"] == TALK
+    assert set(sent["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]) == {"type", "properties", "required"}
     assert sent["toolConfig"]["toolChoice"] == {"tool": {"name": "read_files"}}
     assert sent["inferenceConfig"] == {"maxTokens": 1000, "temperature": 0.0}
     assert sent["requestMetadata"] == {"job_id": "job-1", "role": "fast -and- free"}
