@@ -25,6 +25,7 @@ from svc_common.worker import Worker
 logger = logging.getLogger(__name__)
 
 _SHORTEST_MICROS = 200_000
+_ABANDON_SECONDS = 10.0
 
 
 class Front:
@@ -147,7 +148,9 @@ class Front:
 
     async def _abandon(self, request_id: str) -> None:
         try:
-            await self._jobs_client.abort([request_id], EndReason.CANCELLED, "the caller left")
+            # The caller's own deadline may be what made it leave.
+            with deadline.lifted(_ABANDON_SECONDS):
+                await self._jobs_client.abort([request_id], EndReason.CANCELLED, "the caller left")
         except ServiceError as error:
             # Its deadline will end it.
             logger.warning("request %s could not be cancelled: %s", request_id, error)

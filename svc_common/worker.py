@@ -181,7 +181,8 @@ class Worker:
             run.outcome = await self._outcome(run)
             await run.flush()
         except LeaseLost:
-            logger.info("job %s: the lease was lost", run.job.id)
+            what = "stopped" if run.outcome is None else "done too late"
+            logger.info("job %s: %s, its lease is over", run.job.id, what)
         finally:
             deadline_timer.cancel()
             self._runs.pop((run.job.id, run.fencing_token), None)
