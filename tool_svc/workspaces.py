@@ -24,7 +24,7 @@ from tool_svc.workspace.gittree import GitTreeSource
 from tool_svc.workspace.reading import FilesRead
 from tool_svc.workspace.refusal import NOT_FOUND, OUT_OF_SCOPE, Refusal, RefusalCode, RefusedError
 from tool_svc.workspace.scope import WHOLE, Scope
-from tool_svc.workspace.source import FileSource, Listing
+from tool_svc.workspace.source import FileSource, FileState, Listing
 from tool_svc.workspace.text import text_of
 
 DEFAULT_MAX_FILE_BYTES = 2 * 1024 * 1024
@@ -155,8 +155,9 @@ class WorkspaceSnapshot:
     def read_files(self, paths: Sequence[str], *, max_bytes_per_file: int = 0) -> FilesRead:
         """Texts of files in scope, at most 100. `max_bytes_per_file`: 0 is the default of 64 KiB; 1 MiB is the most."""
         limit = min(max_bytes_per_file or reading.DEFAULT_BYTES_PER_FILE, reading.MAX_BYTES_PER_FILE)
+        asked = paths[: reading.MAX_FILES]
         return reading.read_files(
-            self._workspace.source, paths[: reading.MAX_FILES], self._refusal, max_bytes_per_file=limit
+            self._workspace.source, asked, self._refusal, self._is_expected, max_bytes_per_file=limit
         )
 
     def base_context(
@@ -177,6 +178,10 @@ class WorkspaceSnapshot:
         if code is not None:
             return Refusal(RefusalCode(code), _WITHHELD)
         return self._skipped.get(path) or self._workspace.source.refusal(path) or NOT_FOUND
+
+    def _is_expected(self, path: str, state: FileState) -> bool:
+        indexed = self.view.files[path]
+        return (indexed.size, indexed.modified_ns) == (state.size, state.modified_ns)
 
     def _text(self, path: str) -> str | None:
         try:

@@ -154,6 +154,18 @@ def test_a_long_document_is_cut_with_a_mark_and_leaves_room_for_others(tmp_path:
     assert CUT_MARK in prepared.values["documentation_files"]
 
 
+def test_of_a_long_document_the_sections_about_the_query_are_shown(tmp_path: Path) -> None:
+    sections = [f"## Part {n}\n\n{'filler words ' * 40}\n" for n in range(30)]
+    sections[17] = "## Fencing\n\nA stale lease is refused by its fencing token.\n"
+    root = write_tree(tmp_path / "root", {"a.md": "# Guide\n\n" + "\n".join(sections)})
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        prepared = documentation_context(snapshot.view, request("fencing token of a lease", 900))
+    shown = prepared.values["documentation_files"]
+    assert "A stale lease is refused" in shown
+    assert "lines left out]" in shown
+    assert estimate_tokens(shown) <= 900
+
+
 def test_one_endless_line_is_cut_too() -> None:
     filling = fill([("a.js", lambda: "x" * 1_000_000)], 300, estimate_tokens)
     assert filling.truncated == ["a.js"]

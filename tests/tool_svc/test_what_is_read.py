@@ -256,3 +256,12 @@ def test_long_files_are_cut_with_a_mark_and_within_a_total(tmp_path: Path) -> No
         assert [file.is_truncated for file in files] == [False, False, True, True]
         assert sum(len(file.content.encode()) for file in files) < 2 * 1024 * 1024 + 1000
         assert all(file.exists for file in files)
+
+
+def test_content_newer_than_the_snapshot_is_marked(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "root", {"a.py": "x = 1\n", "b.py": "y = 1\n"})
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        (root / "a.py").write_text("x = 22\n")
+        newer, same = snapshot.read_files(["a.py", "b.py"]).files
+    assert newer.content.startswith("x = 22\n\n[this file has changed since the snapshot")
+    assert same.content == "y = 1\n"

@@ -23,7 +23,6 @@ class ScopedView:
         self._view = view
         self._read_text = read_text
         self.id = view.id
-        self.has_history = bool(view.commit)
         self.files: Mapping[str, IndexedFile] = (
             view.files() if scope.is_whole else {path: file for path, file in view.files().items() if scope.holds(path)}
         )

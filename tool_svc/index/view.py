@@ -141,17 +141,6 @@ class IndexView:
         paths = self.changed_paths(row[0] for row in rows)
         return [Change(row[1], row[2], row[3], tuple(paths.get(row[0], ()))) for row in rows]
 
-    def changes_by_id(self, change_ids: Iterable[int]) -> list[Change]:
-        """These commits, newest first."""
-        ids = list(change_ids)
-        query = (
-            "SELECT id, hash, time, message FROM change WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id DESC"
-        )
-        paths = self.changed_paths(ids)
-        return [
-            Change(row[1], row[2], row[3], tuple(paths.get(row[0], ()))) for row in self._all(query, json.dumps(ids))
-        ]
-
     def change_ages(self, limit: int) -> list[tuple[str, int]]:
         """(path, number of commits since, counted from the newest) for each file changed by the last `limit` commits."""
         query = """

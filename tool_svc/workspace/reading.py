@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from tool_svc.workspace.paths import normalise
 from tool_svc.workspace.refusal import Refusal, RefusalCode, RefusedError
-from tool_svc.workspace.source import FileSource
+from tool_svc.workspace.source import FileSource, FileState
 from tool_svc.workspace.text import text_of
 
 DEFAULT_BYTES_PER_FILE = 64 * 1024
@@ -49,25 +49,33 @@ def read_files(
     source: FileSource,
     paths: Sequence[str],
     refusal_of: Callable[[str], Refusal | None],
+    is_expected: Callable[[str, FileState], bool],
     *,
     max_bytes_per_file: int = DEFAULT_BYTES_PER_FILE,
     max_bytes_in_all: int = MAX_BYTES_IN_ALL,
 ) -> FilesRead:
     """Reads up to `max_bytes_per_file` of each file and `max_bytes_in_all` of all together.
 
-    `refusal_of` says of a normal path why it is not read. Nothing about a file is an error of the call.
+    `refusal_of` says of a normal path why it is not read, `is_expected` whether a file is still in the state that the
+    caller works on; content of another state ends with a mark. Nothing about a file is an error of the call.
     """
     files = []
     left = max_bytes_in_all
     for path in paths:
-        file = _read(source, path, refusal_of, min(max_bytes_per_file, left))
+        file = _read(source, path, refusal_of, is_expected, min(max_bytes_per_file, left))
         left -= len(file.content.encode())
         left = max(left, 0)
         files.append(file)
     return FilesRead(tuple(files), tuple(file.path for file in files if not file.exists))
 
 
-def _read(source: FileSource, path: str, refusal_of: Callable[[str], Refusal | None], limit: int) -> FileText:
+def _read(
+    source: FileSource,
+    path: str,
+    refusal_of: Callable[[str], Refusal | None],
+    is_expected: Callable[[str, FileState], bool],
+    limit: int,
+) -> FileText:
     try:
         normal = normalise(path)
         refusal = refusal_of(normal)
@@ -81,6 +89,8 @@ def _read(source: FileSource, path: str, refusal_of: Callable[[str], Refusal | N
         return _refused(path, error.refusal)
     if is_cut:
         content += f"\n[cut after {limit} of {raw.state.size} bytes]"
+    if not is_expected(normal, raw.state):
+        content += "\n[this file has changed since the snapshot; this is its newer content]"
     modified = datetime.fromtimestamp(raw.state.modified_ns / 1e9, UTC)
     return FileText(path, content, True, raw.state.size, modified, is_cut, None, None)
 
