@@ -19,8 +19,11 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class AppendAudit:
+    """`append_id`, unless empty, makes the operation safe to repeat."""
+
     root_id: str
     entries: Sequence[AuditEntry]
+    append_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class AuditRecord:
     record_json: str
     previous_hash: str
     hash: str
+    append_id: str
 
 
 @dataclass(slots=True)
@@ -43,9 +47,11 @@ class AuditHead:
     sequence: int = 0
     hash: str = NO_HASH
 
-    def chain(self, root_id: str, entry: AuditEntry, time: int) -> AuditRecord:
-        """The entry as the next record of the chain; the head moves on to it."""
+    def chain(self, op: AppendAudit, entry: AuditEntry, time: int) -> AuditRecord:
+        """An entry of the operation as the next record of the chain; the head moves on to it."""
         previous, self.sequence = self.hash, self.sequence + 1
         content = "\n".join((previous, str(self.sequence), entry.job_id, entry.record_json))
         self.hash = hashlib.sha256(content.encode()).hexdigest()
-        return AuditRecord(root_id, self.sequence, time, entry.job_id, entry.record_json, previous, self.hash)
+        return AuditRecord(
+            op.root_id, self.sequence, time, entry.job_id, entry.record_json, previous, self.hash, op.append_id
+        )

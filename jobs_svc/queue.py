@@ -11,9 +11,9 @@ from jobs_svc.audit import AppendAudit
 from jobs_svc.counters import Counters
 from jobs_svc.events import Event, after
 from jobs_svc.job import Phase, Stop
-from jobs_svc.operations import AbortJobs, Created, CreateJobs, Lease, Release, Report, Reported
+from jobs_svc.operations import AbortJobs, Created, CreateJobs, Lease, Release, Report
 from jobs_svc.reads import Reads
-from jobs_svc.transaction import Changes, Operation, Recount, ReportJobs
+from jobs_svc.transaction import Changes, Operation, Recount, ReportJobs, Taken
 from jobs_svc.turns import Claimer
 from jobs_svc.watches import STOP_MEMORY, LogWatches, StopWatches, Waiter, Waiters
 from svc_common.errors import ErrorReason, ServiceError
@@ -46,8 +46,11 @@ class JobQueue:
             waiter.wake(kind, claim)
         return cast(list[Created], await creation)
 
-    async def report(self, reports: Sequence[Report]) -> list[Reported]:
-        return cast(list[Reported], await self._committer.submit(ReportJobs(reports)))
+    async def report(self, reports: Sequence[Report], claimer: Claimer | None = None) -> Taken:
+        """The results of the reports and, for a claimer, what it is leased after them without waiting."""
+        if claimer is not None and self.waiters.is_retired(claimer.worker_id):
+            claimer = None
+        return await self._taken(self._committer.enqueue(ReportJobs(reports, claimer))[0])
 
     async def abort(self, op: AbortJobs) -> int:
         return cast(int, await self._committer.submit(op))
@@ -59,25 +62,24 @@ class JobQueue:
         """Leases for the claimer, waiting up to `max_wait` seconds for the first."""
         give_up = asyncio.get_running_loop().time() + max_wait
         with self.waiters.wait(claimer) as waiter:
-            while True:
-                if self.waiters.is_over(waiter):
-                    return []
-                claim = waiter.take_claim() or self._committer.enqueue(claimer)[0]
-                if leases := await self._leases(claim):
-                    return leases
+            while not self.waiters.is_over(waiter):
+                taken = await self._taken(waiter.take_claim() or self._committer.enqueue(claimer)[0])
+                if taken.leases:
+                    return taken.leases
                 try:
                     if not await waiter.ready(give_up):
-                        return []
+                        break
                 except asyncio.CancelledError:
                     if made := waiter.claim:
                         made.add_done_callback(self._give_back)
                     raise
+        return []
 
-    async def _leases(self, claim: asyncio.Future[list[Lease]]) -> list[Lease]:
+    async def _taken(self, taking: asyncio.Future[Taken]) -> Taken:
         try:
-            return await asyncio.shield(claim)
+            return await asyncio.shield(taking)
         except asyncio.CancelledError:
-            claim.add_done_callback(self._give_back)
+            taking.add_done_callback(self._give_back)
             raise
 
     def retire(self, worker_id: str) -> None:
@@ -85,11 +87,12 @@ class JobQueue:
         self.waiters.retire(worker_id)
         self.on_retire(worker_id)
 
-    def _give_back(self, claim: asyncio.Future[list[Lease]]) -> None:
+    def _give_back(self, taking: asyncio.Future[Taken]) -> None:
         """The worker left before it got its leases: nobody would work on them until they expire."""
-        if claim.cancelled() or claim.exception() or not claim.result():
+        if taking.cancelled() or taking.exception() or not taking.result().leases:
             return
-        reports = [Report(lease.job.id, lease.fencing_token, outcome=Release()) for lease in claim.result()]
+        leases = taking.result().leases
+        reports = [Report(lease.job.id, lease.fencing_token, outcome=Release()) for lease in leases]
         self._giving_back.add(report := asyncio.ensure_future(self.report(reports)))
         report.add_done_callback(self._giving_back.discard)
 

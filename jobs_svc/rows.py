@@ -76,7 +76,7 @@ ENDING_COLUMNS = JOB_COLUMNS[JOB_COLUMNS.index("state") :]
 
 EVENT_COLUMNS = ("root_id", "sequence", "first_sequence", "time", "job_id", "type", "name", "data", "pieces")
 STOP_COLUMNS = ("worker_id", "time", "job_id", "fencing_token", "reason")
-AUDIT_COLUMNS = ("root_id", "sequence", "time", "job_id", "record_json", "previous_hash", "hash")
+AUDIT_COLUMNS = ("root_id", "sequence", "time", "job_id", "record_json", "previous_hash", "hash", "append_id")
 ATTEMPT_ERROR_COLUMNS = ("job_id", "time", "attempt", "reason", "message")
 
 

@@ -59,8 +59,15 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
         return jobs_pb2.RetireWorkerResponse()
 
     async def ReportJobs(self, request: jobs_pb2.ReportJobsRequest, context: Context) -> jobs_pb2.ReportJobsResponse:
-        results = await self._queue.report([wire.report_from(report) for report in request.reports])
-        return jobs_pb2.ReportJobsResponse(results=[wire.reported_to(result) for result in results])
+        claimer = None
+        if request.HasField("next_claim"):
+            claim = request.next_claim
+            claimer = Claimer(request.worker_id, frozenset(claim.kinds), claim.max_jobs or 1)
+        taken = await self._queue.report([wire.report_from(report) for report in request.reports], claimer)
+        return jobs_pb2.ReportJobsResponse(
+            results=[wire.reported_to(reported) for reported in taken.reported],
+            leases=[wire.lease_to(lease) for lease in taken.leases],
+        )
 
     async def WatchStops(
         self, request: jobs_pb2.WatchStopsRequest, context: Context
@@ -87,7 +94,7 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
         self, request: jobs_pb2.AppendAuditRecordsRequest, context: Context
     ) -> jobs_pb2.AppendAuditRecordsResponse:
         entries = [AuditEntry(record.job_id, record.record_json) for record in request.records]
-        last = await self._queue.append_audit(AppendAudit(request.root_id, entries))
+        last = await self._queue.append_audit(AppendAudit(request.root_id, entries, request.append_id))
         return jobs_pb2.AppendAuditRecordsResponse(last_sequence=last)
 
     async def ListAuditRecords(

@@ -153,6 +153,7 @@ audit = Table(
     Column("record_json", Text, nullable=False),
     Column("previous_hash", Text, nullable=False),
     Column("hash", Text, nullable=False),
+    Column("append_id", Text, nullable=False),
     PrimaryKeyConstraint("root_id", "sequence"),
     sqlite_with_rowid=False,
 )

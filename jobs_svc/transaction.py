@@ -14,7 +14,7 @@ from jobs_svc import operations, rows, tables
 from jobs_svc.audit import AppendAudit, AuditHead
 from jobs_svc.events import Event
 from jobs_svc.job import Phase, Stop, parse_lane
-from jobs_svc.operations import AbortJobs, CreateJobs, Lease, Report, RootCounts
+from jobs_svc.operations import AbortJobs, CreateJobs, Lease, Report, Reported, RootCounts
 from jobs_svc.policy import Policy
 from jobs_svc.statements import NEVER, Statements
 from jobs_svc.turns import Claimer, Running, allot
@@ -24,9 +24,18 @@ from svc_common.errors import ErrorReason, ServiceError
 
 @dataclass(frozen=True, slots=True)
 class ReportJobs:
-    """The reports of one call, each answered on its own."""
+    """The reports of one call, each answered on its own, and then what the worker claims."""
 
     reports: Sequence[Report]
+    claimer: Claimer | None = None
+
+
+@dataclass(slots=True)
+class Taken:
+    """What came of a worker's reports and of its claim."""
+
+    reported: list[Reported] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,10 @@ class Changes:
     next_wake: int = NEVER
 
 
+def _claimer_of(op: Operation) -> Claimer | None:
+    return op if isinstance(op, Claimer) else op.claimer if isinstance(op, ReportJobs) else None
+
+
 class Transaction:
     """Use once, within a database transaction that is committed after `run` has returned and rolled back when it raises."""
 
@@ -83,12 +96,14 @@ class Transaction:
     def run(self, ops: Sequence[Operation]) -> list[Any]:
         """One result per operation, in order; a ServiceError is the answer to that operation alone."""
         self._load(ops)
-        results: list[Any] = [None if isinstance(op, Claimer) else self._apply(op) for op in ops]
-        if claimers := [(number, op) for number, op in enumerate(ops) if isinstance(op, Claimer)]:
+        results: list[Any] = [self._apply(op) for op in ops]
+        # Claims come last: what the other operations of the batch make ready can be leased at once.
+        claims = [(claimer, result) for op, result in zip(ops, results, strict=True) if (claimer := _claimer_of(op))]
+        if claims:
             self._write_live()
-            leases = self._claim([claimer for _, claimer in claimers])
-            for (number, _), leased in zip(claimers, leases, strict=True):
-                results[number] = leased
+            all_leases = self._claim([claimer for claimer, _ in claims])
+            for (_, result), leases in zip(claims, all_leases, strict=True):
+                result.leases.extend(leases)
         with self._bulk.together(self._connection):
             self._write_live()
             self._write_the_rest()
@@ -97,8 +112,10 @@ class Transaction:
     def _apply(self, op: Operation) -> Any:
         try:
             match op:
+                case Claimer():
+                    return Taken()
                 case ReportJobs():
-                    return [operations.report(self._uow, report) for report in op.reports]
+                    return Taken([operations.report(self._uow, report) for report in op.reports])
                 case CreateJobs():
                     return operations.create(self._uow, op, self._roots, self._times)
                 case AbortJobs():
@@ -205,7 +222,11 @@ class Transaction:
         if op.root_id not in self._uow.jobs and op.root_id not in self._uow.live:
             raise ServiceError(ErrorReason.JOB_NOT_FOUND, f"no job has the id {op.root_id}")
         head = self._heads[op.root_id]
-        records = [head.chain(op.root_id, entry, self._uow.now) for entry in op.entries]
+        if op.append_id:
+            same = (tables.audit.c.root_id == op.root_id) & (tables.audit.c.append_id == op.append_id)
+            if self._connection.execute(select(tables.audit.c.sequence).where(same).limit(1)).first():
+                return head.sequence
+        records = [head.chain(op, entry, self._uow.now) for entry in op.entries]
         self._connection.execute(insert(tables.audit), [rows.audit_values(record) for record in records])
         return head.sequence
 

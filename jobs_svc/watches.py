@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from jobs_svc.events import Event, Note, Text
 from jobs_svc.job import Stop
-from jobs_svc.operations import Lease
+from jobs_svc.transaction import Taken
 from jobs_svc.turns import Claimer
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.times import MICROS
@@ -227,12 +227,10 @@ class Waiter:
     def __init__(self, claimer: Claimer) -> None:
         self.claimer = claimer
         self.woken_for = ""  # the kind of job that is ready
-        self.claim: asyncio.Future[list[Lease]] | None = (
-            None  # made for it already, in the commit that makes the job ready
-        )
+        self.claim: asyncio.Future[Taken] | None = None  # made for it already, in the commit that makes the job ready
         self._ready = asyncio.Event()
 
-    def wake(self, kind: str, claim: asyncio.Future[list[Lease]] | None = None) -> None:
+    def wake(self, kind: str, claim: asyncio.Future[Taken] | None = None) -> None:
         self.woken_for = kind
         self.claim = claim
         self._ready.set()
@@ -248,7 +246,7 @@ class Waiter:
                 await self._ready.wait()
         return self._ready.is_set()
 
-    def take_claim(self) -> asyncio.Future[list[Lease]] | None:
+    def take_claim(self) -> asyncio.Future[Taken] | None:
         """Goes on waiting after the claim that is returned, if it was made for it."""
         claim, self.claim = self.claim, None
         self.woken_for = ""
@@ -290,7 +288,10 @@ class Waiters:
 
     def is_over(self, waiter: Waiter) -> bool:
         """Whether it shall claim no more; a claim that was made for it already is still its own."""
-        return waiter.claim is None and (self._is_closed or waiter.claimer.worker_id in self._retired)
+        return waiter.claim is None and (self._is_closed or self.is_retired(waiter.claimer.worker_id))
+
+    def is_retired(self, worker_id: str) -> bool:
+        return worker_id in self._retired
 
     def retire(self, worker_id: str) -> None:
         """Ends the waits of a worker, now and later. Remembers the last workers only: names are not used again."""

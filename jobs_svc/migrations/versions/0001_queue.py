@@ -136,6 +136,7 @@ def upgrade() -> None:
         text("record_json"),
         text("previous_hash"),
         text("hash"),
+        text("append_id"),
         sqlite_with_rowid=False,
     )
     if op.get_bind().dialect.name == "postgresql":

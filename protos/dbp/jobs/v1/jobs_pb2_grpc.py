@@ -28,8 +28,9 @@ if _version_not_supported:
 class JobsServiceStub:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token, the rest are reads or have no effect the
-    second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
+    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
+    further errors are named per RPC.
     """
 
     def __init__(self, channel):
@@ -103,15 +104,17 @@ class JobsServiceStub:
 class JobsServiceServicer:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token, the rest are reads or have no effect the
-    second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
+    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
+    further errors are named per RPC.
     """
 
     def CreateJobs(self, request, context):
         """Creates jobs, all or none, in state QUEUED, or RUNNING when `claim_for_worker_id` is set. Called by the coordinator: for a
         request (a root job) and for its tool calls (children).
 
-        A job whose id exists already with the same content is returned as it stands, so a retry after a lost reply is harmless.
+        A job whose id exists already with the same content (parent, tenant, kind and payload) is returned as it stands, so a retry
+        after a lost reply is harmless, and so is a replay with other times, priority, labels or trace.
         Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -282,8 +285,9 @@ def add_JobsServiceServicer_to_server(servicer, server):
 class JobsService:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token, the rest are reads or have no effect the
-    second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
+    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
+    further errors are named per RPC.
     """
 
     @staticmethod

@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class JobsServiceStub:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token, the rest are reads or have no effect the
-    second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
+    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
+    further errors are named per RPC.
     """
 
     @_typing.overload
@@ -41,7 +42,8 @@ class JobsServiceStub:
     """Creates jobs, all or none, in state QUEUED, or RUNNING when `claim_for_worker_id` is set. Called by the coordinator: for a
     request (a root job) and for its tool calls (children).
 
-    A job whose id exists already with the same content is returned as it stands, so a retry after a lost reply is harmless.
+    A job whose id exists already with the same content (parent, tenant, kind and payload) is returned as it stands, so a retry
+    after a lost reply is harmless, and so is a replay with other times, priority, labels or trace.
     Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended).
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
@@ -93,8 +95,9 @@ class JobsServiceStub:
 class JobsServiceAsyncStub(JobsServiceStub):
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token, the rest are reads or have no effect the
-    second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
+    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
+    further errors are named per RPC.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -102,7 +105,8 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """Creates jobs, all or none, in state QUEUED, or RUNNING when `claim_for_worker_id` is set. Called by the coordinator: for a
     request (a root job) and for its tool calls (children).
 
-    A job whose id exists already with the same content is returned as it stands, so a retry after a lost reply is harmless.
+    A job whose id exists already with the same content (parent, tenant, kind and payload) is returned as it stands, so a retry
+    after a lost reply is harmless, and so is a replay with other times, priority, labels or trace.
     Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended).
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
@@ -153,8 +157,9 @@ class JobsServiceAsyncStub(JobsServiceStub):
 class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token, the rest are reads or have no effect the
-    second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
+    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
+    further errors are named per RPC.
     """
 
     @_abc_1.abstractmethod
@@ -166,7 +171,8 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates jobs, all or none, in state QUEUED, or RUNNING when `claim_for_worker_id` is set. Called by the coordinator: for a
         request (a root job) and for its tool calls (children).
 
-        A job whose id exists already with the same content is returned as it stands, so a retry after a lost reply is harmless.
+        A job whose id exists already with the same content (parent, tenant, kind and payload) is returned as it stands, so a retry
+        after a lost reply is harmless, and so is a replay with other times, priority, labels or trace.
         Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended).
         """
 
