@@ -71,7 +71,7 @@ class Bench:
         self.endpoint.load_script(parse_script(f"rules: [{', '.join(rules)}]"))
         self.meter = ArithmeticMeter()
         self.host = RememberingHost()
-        patience = 0.5 if "stall" in nova else 20.0
+        patience = 0.35 if "stall" in nova else 20.0
         limits = settings(first_event_seconds=patience, stall_seconds=patience, attempts_per_model=2)
         runner = self._make(self.meter, catalogue(NOVA, HAIKU), limits)
         result = await runner.run(make_task(self._template, tools=()), self.host)
