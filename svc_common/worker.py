@@ -204,8 +204,9 @@ class Worker:
             raise
         except ServiceError as error:
             logger.warning("job %s failed: %r", run.job.id, error)
+            is_late = error.reason is ErrorReason.DEADLINE_EXCEEDED
             return jobs_pb2.Failure(
-                reason=common_pb2.END_REASON_INTERNAL_ERROR,
+                reason=common_pb2.END_REASON_TIMEOUT if is_late else common_pb2.END_REASON_INTERNAL_ERROR,
                 message=error.message,
                 retryable=error.reason in _REPEATABLE,
             )

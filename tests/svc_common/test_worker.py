@@ -14,6 +14,7 @@ from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 import jobs_svc.server
 from jobs_svc.settings import JobsSettings
 from svc_common.channel import call, open_channel
+from svc_common.errors import ErrorReason, ServiceError
 from svc_common.settings import CommonSettings
 from svc_common.times import MICROS, now
 from svc_common.worker import Handler, JobRun, LeaseLost, Outcome, Worker
@@ -136,6 +137,15 @@ async def test_a_handler_ends_at_its_deadline_though_the_queue_is_away(queue: Qu
     await queue.service.stop()
     await asyncio.wait_for(ended.wait(), 5)
     await queue.start(port)
+    assert (await queue.ended("job")).end_reason == common_pb2.END_REASON_TIMEOUT
+
+
+async def test_work_that_has_no_time_left_for_a_call_ended_for_want_of_time(queue: Queue) -> None:
+    async def handler(run: JobRun) -> Outcome:
+        raise ServiceError(ErrorReason.DEADLINE_EXCEEDED, "no time for a further call")
+
+    queue.work(handler)
+    await queue.create("job", seconds=0.9)
     assert (await queue.ended("job")).end_reason == common_pb2.END_REASON_TIMEOUT
 
 
