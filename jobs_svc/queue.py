@@ -134,6 +134,8 @@ class JobQueue:
 
     def publish(self, changes: Changes) -> None:
         """Tells those who wait what was committed. Called on the loop, in the order of the commits."""
+        if changes.in_doubt:
+            self.logs.touch(self.logs.roots)
         self.logs.publish(changes.events)
         self.stops.publish(changes.stops)
         if changes.counts is not None:

@@ -13,6 +13,7 @@ from jobs_svc.policy import Policy
 from jobs_svc.reads import Reads
 from jobs_svc.statements import Statements
 from jobs_svc.transaction import Changes, Operation, Transaction
+from svc_common.errors import ServiceError
 from svc_common.store import Database
 from svc_common.times import Clock
 
@@ -45,6 +46,11 @@ class Store:
             self._last_time = next(times) - 1
             return results, transaction.changes
 
-        results, changes = self._database.write(work)
+        try:
+            results, changes = self._database.write(work)
+        except ServiceError:
+            # The connection may have been lost after the commit and before its acknowledgement.
+            self._on_commit(Changes(in_doubt=True))
+            raise
         self._on_commit(changes)
         return results

@@ -69,6 +69,8 @@ class Changes:
     moved: Counter[tuple[str, Phase]] = field(default_factory=Counter)
     # Unfinished jobs by kind and phase, before `moved`, when somebody asked.
     counts: Counter[tuple[str, Phase]] | None = None
+    # It is not known what was committed, if anything; nothing else is set.
+    in_doubt: bool = False
     # Earliest time at which a job that was written is due for something.
     next_wake: int = NEVER
 

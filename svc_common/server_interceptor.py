@@ -25,8 +25,10 @@ from svc_common.times import MICROS, now
 logger = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-# Probes and KEDA cannot send a token; what these services tell is no secret.
-_OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.", "/externalscaler.")
+# Services of gRPC itself, with manners of their own.
+_FOREIGN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+# KEDA cannot send a token; how much work waits is no secret.
+_OPEN_METHODS = ("/externalscaler.",)
 # A client without a deadline shows as None, or on some paths as a time of centuries.
 _NO_DEADLINE_SECONDS = 10 * 365 * 24 * 3600
 
@@ -49,7 +51,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
         if known := self._handlers.get(method):
             return known
         handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(_OPEN_METHODS):
+        if handler is None or method.startswith(_FOREIGN_METHODS):
             return handler
         if handler.request_streaming:
             raise NotImplementedError(f"{method}: no contract of this house streams requests")
@@ -72,7 +74,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
         async def handle(request: Message, context: Context) -> Any:
             with self._span(method, context) as span, _current(span):
                 try:
-                    self._enter(request, context, unary=True)
+                    self._enter(method, request, context, unary=True)
                     return await behavior(request, context)
                 except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                     await _abort(context, span, error)
@@ -84,7 +86,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
             with self._span(method, context) as span:
                 responses = None
                 try:
-                    self._enter(request, context, unary=False)
+                    self._enter(method, request, context, unary=False)
                     responses = behavior(request, context)
                     while True:
                         # Not while it is sent: one who leaves then has the generator closed in another context.
@@ -114,8 +116,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
             attributes={telemetry.RPC_SYSTEM: "grpc", telemetry.RPC_SERVICE: service, telemetry.RPC_METHOD: name},
         )
 
-    def _enter(self, request: Message, context: Context, *, unary: bool) -> None:
-        if self._auth_token:
+    def _enter(self, method: str, request: Message, context: Context, *, unary: bool) -> None:
+        if self._auth_token and not method.startswith(_OPEN_METHODS):
             given = _metadata(context, "authorization").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), self._auth_token.encode()):
                 raise ServiceError(ErrorReason.UNAUTHENTICATED, "the call carries no valid token")
