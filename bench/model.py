@@ -43,8 +43,8 @@ from llm.notices import load_notices
 from llm.runner import LlmRunner
 from llm.settings import LlmSettings
 from llm.templates import Template
-from llm.tokens import TokenUsage
 from svc_common.times import MICROS, now
+from svc_common.tokens import TokenUsage
 
 MODEL = "amazon.nova-lite-v1:0"
 STREAMS = 50

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from budget_svc.ledger import Change
-from budget_svc.tokens import NO_TOKENS, TokenUsage
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from svc_common.money import checked, format_usd
+from svc_common.tokens import NO_TOKENS, TokenUsage
 
 THRESHOLDS = (50, 80, 100)
 

@@ -17,8 +17,8 @@ from enum import IntEnum
 
 from budget_svc.ledger import Cause, Change
 from budget_svc.prices import Price, Rates
-from budget_svc.tokens import NO_TOKENS, TokenUsage
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.tokens import NO_TOKENS, TokenUsage
 
 
 class ChargeState(IntEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from budget_svc.tokens import NO_TOKENS, TokenUsage
+from svc_common.tokens import NO_TOKENS, TokenUsage
 
 
 class Cause(IntEnum):

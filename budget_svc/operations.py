@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from budget_svc.budgets import Ask, NewBudget
 from budget_svc.prices import Price
-from budget_svc.tokens import TokenUsage
+from svc_common.tokens import TokenUsage
 
 
 @dataclass(frozen=True, slots=True)

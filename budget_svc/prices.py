@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from budget_svc.tokens import TokenUsage
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.money import checked
+from svc_common.tokens import TokenUsage
 
 BUNDLED = Path(__file__).with_name("prices.toml")
 

@@ -11,8 +11,8 @@ from budget_svc.budgets import Budget
 from budget_svc.ledger import Cause, Entry
 from budget_svc.proof import OwnSums, Sums
 from budget_svc.rows import budget_from, entry_from
-from budget_svc.tokens import TokenUsage
 from svc_common.times import MICROS
+from svc_common.tokens import TokenUsage
 
 DAY = 24 * 3600 * MICROS
 

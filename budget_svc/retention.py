@@ -10,7 +10,7 @@ from budget_svc import tables
 from budget_svc.ledger import Cause, Change, Entry
 from budget_svc.queries import DAY
 from budget_svc.rows import ENTRY_COLUMNS, entry_from, entry_to_row
-from budget_svc.tokens import NO_TOKENS
+from svc_common.tokens import NO_TOKENS
 
 
 def fold(connection: Connection, ended_before: int, most: int) -> int:

@@ -10,7 +10,7 @@ from budget_svc.budgets import Budget
 from budget_svc.charges import Charge, ChargeState
 from budget_svc.ledger import Cause, Change, Entry
 from budget_svc.prices import decode_price
-from budget_svc.tokens import TokenUsage
+from svc_common.tokens import TokenUsage
 
 Row = tuple[Any, ...]
 

@@ -14,10 +14,10 @@ from budget_svc.operations import AdjustBudget, Reserve
 from budget_svc.prices import ListedPrice
 from budget_svc.proof import Difference
 from budget_svc.queries import Usage
-from budget_svc.tokens import TokenUsage
 from svc_common.errors import invalid_field
 from svc_common.money import from_amount, to_amount
 from svc_common.times import MICROS, from_duration, from_timestamp, to_timestamp
+from svc_common.tokens import TokenUsage
 
 DEFAULT_LEASE_MICROS = 60 * MICROS
 

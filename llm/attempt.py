@@ -17,11 +17,11 @@ from llm.reply import Reply
 from llm.settings import LlmSettings
 from llm.settling import Settler
 from llm.structured import RESULT_TOOL
-from llm.tokens import TokenUsage
 from svc_common import telemetry
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.ids import new_id
 from svc_common.times import MICROS, now
+from svc_common.tokens import TokenUsage
 
 _MAX_WAIT_SECONDS = 60.0
 _SETTLE_SECONDS = 2.0
@@ -200,7 +200,7 @@ class PaidAttempt:
         span.set_attribute(telemetry.GEN_AI_FINISH_REASONS, [outcome])
         span.set_attribute(telemetry.COST_PICO_USD, cost)
         if usage is not None:
-            span.set_attribute(telemetry.GEN_AI_INPUT_TOKENS, usage.prompt_tokens)
+            span.set_attribute(telemetry.GEN_AI_INPUT_TOKENS, usage.prompt)
             span.set_attribute(telemetry.GEN_AI_OUTPUT_TOKENS, usage.output_tokens)
         self._listener.on_attempt(
             Attempt(

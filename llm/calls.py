@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from llm.catalogue import Model
 from llm.conversation import Block
-from llm.tokens import TokenUsage
+from svc_common.tokens import TokenUsage
 
 
 class CallFailure(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from llm.tokens import TokenUsage
+from svc_common.tokens import TokenUsage
 
 Block = dict[str, Any]
 Message = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from llm.conversation import Conversation
 from llm.templates import Template
-from llm.tokens import TokenUsage
 from svc_common.endings import EndReason
+from svc_common.tokens import TokenUsage
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from llm.notices import Notices
 from llm.requests import Question, build, is_tight
 from llm.settings import LlmSettings
 from llm.structured import RESULT_TOOL, Result, find_result
-from llm.tokens import TokenUsage, compact_json
+from llm.tokens import compact_json
 from llm.tool_calls import judge, result_block, tool_uses
 from svc_common.endings import EndReason
 from svc_common.times import MICROS, now
+from svc_common.tokens import TokenUsage
 
 # Turns in a row of which no call could be run: the model is not getting anywhere.
 _MAX_FRUITLESS = 2

@@ -8,10 +8,10 @@ from typing import Protocol
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 from dbp.common.v1 import common_pb2
 
-from llm.tokens import TokenUsage
 from svc_common.channel import call
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.times import duration_from_seconds
+from svc_common.tokens import TokenUsage
 
 _DENIALS = frozenset(
     {

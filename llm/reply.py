@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm.conversation import Block
-from llm.tokens import TokenUsage
+from svc_common.tokens import TokenUsage
 
 MALFORMED = "malformed_json"
 """Only key of a tool call's input that was no JSON object; its value is what the model wrote."""

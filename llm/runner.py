@@ -49,7 +49,7 @@ class LlmRunner:
         try:
             with tracing.instance_span(task) as span:
                 result = await InstanceLoop(self._parts, task, host, conversation, trail).run()
-                span.set_attribute(telemetry.GEN_AI_INPUT_TOKENS, result.usage.prompt_tokens)
+                span.set_attribute(telemetry.GEN_AI_INPUT_TOKENS, result.usage.prompt)
                 span.set_attribute(telemetry.GEN_AI_OUTPUT_TOKENS, result.usage.output_tokens)
                 span.set_attribute(telemetry.COST_PICO_USD, result.cost)
             trail.add(lambda: audit.result_record(task, result, with_content=with_content))

@@ -8,9 +8,9 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from llm.metering import Meter
-from llm.tokens import TokenUsage
 from svc_common import deadline
 from svc_common.errors import ServiceError
+from svc_common.tokens import TokenUsage
 
 _log = logging.getLogger(__name__)
 _SECONDS = 30.0

@@ -1,10 +1,9 @@
-"""Tokens: what calls used, and how many a call may use at most, reckoned offline."""
+"""How many tokens a call may use at most, reckoned offline."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 # Role markers, tool framing and the like that models add around what was sent; generous for every family known.
@@ -13,28 +12,6 @@ _PER_MESSAGE = 16
 _PER_TOOL = 64
 # Claude and Nova put a hidden instruction in front of any tool use.
 _TOOL_USE = 640
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
-    """Tokens of one or more model calls. `input_tokens` are those that were neither read from nor written to a prompt cache."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
-
-    def __add__(self, other: TokenUsage) -> TokenUsage:
-        return TokenUsage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cache_read_tokens + other.cache_read_tokens,
-            self.cache_write_tokens + other.cache_write_tokens,
-        )
 
 
 def compact_json(value: Any) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from llm.tokens import TokenUsage
 from svc_common.endings import EndReason
+from svc_common.tokens import TokenUsage
 from tool_svc.workspace.scope import WHOLE, Scope
 
 DIRECTORIES = "directories"

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from llm.tokens import TokenUsage
+from svc_common.tokens import TokenUsage
 from tool_svc.calls import Provenance, ToolResult
 
 logger = logging.getLogger(__name__)

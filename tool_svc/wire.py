@@ -11,9 +11,9 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from llm.tokens import TokenUsage
 from svc_common.money import to_amount
 from svc_common.times import to_duration
+from svc_common.tokens import TokenUsage
 from tool_svc.calls import Progress, ToolCall, ToolResult
 from tool_svc.workspace.reading import FileText
 from tool_svc.workspace.scope import Scope

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budget_svc.prices import Price, PriceFileError, Rates, decode_price, load_prices
-from budget_svc.tokens import TokenUsage
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.tokens import TokenUsage
 
 rates = st.builds(Rates, *(st.integers(0, 10**9) for _ in range(4)))
 prices = st.one_of(st.builds(Price, rates), st.builds(Price, rates, long_above=st.integers(1, 10**6), long=rates))

@@ -24,9 +24,9 @@ from llm.notices import load_notices
 from llm.runner import LlmRunner
 from llm.settings import LlmSettings
 from llm.templates import Template, load_template
-from llm.tokens import TokenUsage
 from svc_common.errors import ErrorReason
 from svc_common.times import MICROS, now
+from svc_common.tokens import TokenUsage
 
 PROMPTS = Path(__file__).parents[2] / "doc" / "llm" / "prompts"
 NOVA = "amazon.nova-lite-v1:0"
@@ -87,9 +87,7 @@ class ArithmeticMeter:
     async def settle(self, charge_id: str, usage: TokenUsage | None) -> int:
         hold = self.holds[charge_id]
         hold.usage = usage
-        hold.cost = (
-            hold.held if usage is None else usage.prompt_tokens * PRICES.input + usage.output_tokens * PRICES.output
-        )
+        hold.cost = hold.held if usage is None else usage.prompt * PRICES.input + usage.output_tokens * PRICES.output
         return hold.cost
 
     async def abandon(self, charge_id: str) -> None:

@@ -11,13 +11,13 @@ from llm.instance import ToolOutcome, ToolUse
 from llm.runner import LlmRunner
 from llm.structured import RESULT_TOOL
 from llm.templates import Template
-from llm.tokens import TokenUsage
 from local_bedrock.backends.script import Reply, ToolCall, parse_script
 from local_bedrock.calls import ModelCall
 from local_bedrock.invoice import CallState
 from local_bedrock.server import RunningEndpoint
 from svc_common.endings import EndReason
 from svc_common.times import now
+from svc_common.tokens import TokenUsage
 from tests.llm.support import PRICES, ArithmeticMeter, RememberingHost, make_task, settings, until
 
 Make = Callable[..., LlmRunner]

@@ -17,7 +17,6 @@ import jobs_svc.server
 import tool_svc.server
 from budget_svc.prices import load_prices
 from budget_svc.settings import BudgetSettings
-from budget_svc.tokens import TokenUsage
 from coordinator_svc.settings import CoordinatorSettings
 from dbp_client import AsyncClient
 from jobs_svc.settings import JobsSettings
@@ -27,6 +26,7 @@ from local_bedrock.server import RunningEndpoint
 from local_bedrock.server import start as start_bedrock
 from local_bedrock.settings import LocalBedrockSettings
 from svc_common.settings import CommonSettings
+from svc_common.tokens import TokenUsage
 from tool_svc.settings import ToolServiceSettings
 
 
