@@ -2,10 +2,11 @@
 
     python bench/context.py [TREE ...] [--refreshes 20]
 
-For each tree, in a process of its own: building the index from nothing, with its memory; a refresh when nothing changed
-and after one file did; a query. Beside them ripgrep: listing the files, and one pass over all of them for a word that is
-not there. The tree is not touched: its files are linked into a scratch folder on the same file system, where the one
-changed file is a new one. File contents are read once beforehand, so both sides find them in memory.
+For each tree, in a process of its own: building the index from nothing, with its memory; a refresh and a snapshot of it
+when nothing changed and after one file did; a query. Beside them ripgrep: listing the files, and one pass over all of
+them for a word that is not there. The tree is not touched: its files are linked into a scratch folder on the same file
+system, where the one changed file is a new one. File contents are read once beforehand, so both sides find them in
+memory.
 
 Without arguments: this repository, and all packages installed for this Python.
 """
@@ -57,19 +58,25 @@ def timed(work: Callable[[], object]) -> float:
 
 def measure(tree: Path, refreshes: int) -> dict[str, float]:
     """All our figures for a tree: seconds, and memory in MB. Changes the tree."""
+
+    def seen(workspaces: Workspaces) -> None:
+        workspaces.refresh("tree")
+        workspaces.snapshot("tree").close()
+
     with tempfile.TemporaryDirectory() as cache:
         workspaces = Workspaces({"tree": tree}, Path(cache))
         cold = timed(lambda: workspaces.refresh("tree"))
         # The largest child stands for each of the parsing processes; an upper bound, for not every tree needs them.
         child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + child * min(os.cpu_count() or 1, MAX_PROCESSES)
+        seen(workspaces)
         # Fresh time stamps prove nothing; the next refresh looks at those files once more.
         workspaces.refresh("tree")
-        unchanged = [timed(lambda: workspaces.refresh("tree")) for _ in range(refreshes)]
+        unchanged = [timed(lambda: seen(workspaces)) for _ in range(refreshes)]
         changed = []
         for turn in range(refreshes):
             (tree / "changed_by_bench.py").write_text(f'"""Turn {turn}."""\n')
-            changed.append(timed(lambda: workspaces.refresh("tree")))
+            changed.append(timed(lambda: seen(workspaces)))
         queries = []
         with workspaces.snapshot("tree") as snapshot:
             files = snapshot.files_total

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
@@ -145,7 +144,7 @@ class WorkspaceSnapshot:
 
     def listing(self, limit: int) -> list[str]:
         """Paths in scope in order, at most `limit`."""
-        return list(islice(self.view.files, limit))
+        return sorted(self.view.files)[:limit]
 
     def skipped(self) -> dict[str, Refusal]:
         """Files and directories in scope that are not read, with the reason."""

@@ -39,10 +39,11 @@ class ScopedView:
         for entry in self.ranked(query, wanted):
             seen.add(entry.file.path)
             yield entry.file
-        yield from (file for path, file in self.files.items() if file.role in wanted and path not in seen)
+        rest = (path for path, file in self.files.items() if file.role in wanted and path not in seen)
+        yield from (self.files[path] for path in sorted(rest))
 
     def of_roles(self, *roles: Role) -> list[IndexedFile]:
-        """Files of these roles, by path."""
+        """Files of these roles, in no order."""
         return [file for file in self.files.values() if file.role in roles]
 
     def facts(self, files: Iterable[IndexedFile]) -> dict[str, FileFacts]:

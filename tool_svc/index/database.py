@@ -196,15 +196,13 @@ def put_files(connection: sqlite3.Connection, rows: Iterable[FileRow]) -> None:
         ON CONFLICT (path) DO UPDATE SET size = excluded.size, modified_ns = excluded.modified_ns, signature =
         excluded.signature, content_id = excluded.content_id, refusal = excluded.refusal
     """
-    known = {path for (path,) in connection.execute("SELECT path FROM file")}
     for row in rows:
-        done = connection.execute(
-            insert, (row.path, row.size, row.modified_ns, row.signature, row.content_hash, row.flavour, row.refusal)
-        )
-        if row.path not in known:
-            connection.execute(
-                "INSERT INTO names (rowid, name, directories) VALUES (?, ?, ?)", (done.lastrowid, *path_words(row.path))
-            )
+        is_known = connection.execute("SELECT 1 FROM file WHERE path = ?", (row.path,)).fetchone() is not None
+        values = (row.path, row.size, row.modified_ns, row.signature, row.content_hash, row.flavour, row.refusal)
+        done = connection.execute(insert, values)
+        if not is_known:
+            name = "INSERT INTO names (rowid, name, directories) VALUES (?, ?, ?)"
+            connection.execute(name, (done.lastrowid, *path_words(row.path)))
 
 
 def remove_files(connection: sqlite3.Connection, paths: Iterable[str]) -> None:

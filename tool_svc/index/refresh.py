@@ -10,20 +10,23 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from svc_common.errors import ErrorReason, ServiceError
 from tool_svc.index import database, history
 from tool_svc.index.database import ContentRow, FileRow
 from tool_svc.index.parsers import Parser
-from tool_svc.index.view import IndexedFile, IndexView
+from tool_svc.index.view import IndexedFile, IndexView, indexed_files
 from tool_svc.workspace import git
+from tool_svc.workspace.refusal import RefusalCode
 from tool_svc.workspace.source import FileSource, Listing
 
 # Contents that no file has any more stay, for branches come and go; past this share of dead ones all is built anew.
 _DEAD_CONTENTS_FACTOR = 3
 _DEAD_CONTENTS_FREE = 20_000
 _CONTENTS_PER_COMMIT = 2_000
+_NOT_OPENED = (RefusalCode.UNREADABLE, RefusalCode.NOT_A_FILE, RefusalCode.TOO_LARGE)
 _LOCK_POLL_S = 0.05
 
 
@@ -97,9 +100,7 @@ class WorkspaceIndex:
     def _differences(self, listing: Listing) -> tuple[list[str], list[str]]:
         """(files to read, files to forget)."""
         known = self._signatures
-        stale = [
-            path for path, state in listing.files.items() if not state.signature or known.get(path) != state.signature
-        ]
+        stale = [path for path, state in listing.files.items() if known.get(path) != state.signature]
         gone = [path for path in known if path not in listing.files]
         return stale, gone
 
@@ -112,7 +113,7 @@ class WorkspaceIndex:
                 database.forget_everything(connection)
             self._signatures = {}
         stale, gone = self._differences(listing)
-        files = self._parse(connection, stale)
+        files = self._parse(connection, stale, listing)
         with database.transaction(connection):
             database.remove_files(connection, [*gone, *(path for path, file in files.items() if file is None)])
             database.put_files(connection, (file for file in files.values() if file is not None))
@@ -122,16 +123,38 @@ class WorkspaceIndex:
                 connection,
                 {database.GENERATION: generation, database.COMMIT: commit, database.TREE: tree_digest(connection)},
             )
-        self._generation = ""
-        self._load(connection)
+        self._remember(connection, generation, files, gone)
 
-    def _parse(self, connection: sqlite3.Connection, stale: list[str]) -> dict[str, FileRow | None]:
+    def _remember(
+        self, connection: sqlite3.Connection, generation: str, files: Mapping[str, FileRow | None], gone: list[str]
+    ) -> None:
+        """Takes over what was just written; reading everything back would take longer than all the rest."""
+        seen_generation, seen = self._files
+        if seen_generation == self._generation:
+            kept = {path: file for path, file in seen.items() if path not in files}
+            kept |= indexed_files(connection, files)
+            for path in gone:
+                kept.pop(path, None)
+            self._files = generation, kept
+        for path in gone:
+            del self._signatures[path]
+        for path, file in files.items():
+            if file is None:
+                self._signatures.pop(path, None)
+            else:
+                self._signatures[path] = file.signature
+        self._generation = generation
+
+    def _parse(self, connection: sqlite3.Connection, stale: list[str], listing: Listing) -> dict[str, FileRow | None]:
         """Reads and parses files, keeps their contents, and returns their rows; None for one that is gone."""
         files: dict[str, FileRow | None] = {}
         contents: list[ContentRow] = []
         for batch in self._parser.parse(stale):
             for parsed in batch:
                 files[parsed.path] = parsed.file
+                if parsed.file is not None and parsed.file.refusal in _NOT_OPENED:
+                    # It was never opened, so the listing's state is all there is; that it stays the same must not mean a new try.
+                    files[parsed.path] = replace(parsed.file, signature=listing.files[parsed.path].signature)
                 if parsed.content is not None:
                     contents.append(parsed.content)
             # Contents are true whatever happens next, so a build that is killed goes on from those committed.

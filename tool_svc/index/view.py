@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,16 +61,10 @@ class IndexView:
             self._connection.close()
 
     def files(self) -> Mapping[str, IndexedFile]:
-        """All files that may be read, by path in order."""
+        """All files that may be read, by path, in no order."""
         if self._files is None:
-            query = """
-                SELECT path, size, modified_ns, content_id, hash, role, compliance, changes
-                FROM file JOIN content ON content.id = content_id ORDER BY path
-            """
-            self._files = {
-                row[0]: IndexedFile(row[0], row[1], row[2], row[3], row[4], Role(row[5]), row[6], row[7])
-                for row in self._all(query)
-            }
+            with self._lock:
+                self._files = indexed_files(self._connection)
         return self._files
 
     def share_files(self, files: Mapping[str, IndexedFile]) -> None:
@@ -152,6 +147,19 @@ class IndexView:
     def _all(self, query: str, *values: object) -> list[Any]:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
+
+
+def indexed_files(connection: sqlite3.Connection, paths: Iterable[str] | None = None) -> dict[str, IndexedFile]:
+    """The files of the present state that may be read, by path; only those at `paths` when given."""
+    query = """
+        SELECT path, size, modified_ns, content_id, hash, role, compliance, changes
+        FROM file JOIN content ON content.id = content_id
+    """
+    if paths is None:
+        rows = connection.execute(query)
+    else:
+        rows = connection.execute(f"{query} WHERE path IN (SELECT value FROM json_each(?))", [json.dumps(list(paths))])
+    return {row[0]: IndexedFile(row[0], row[1], row[2], row[3], row[4], Role(row[5]), row[6], row[7]) for row in rows}
 
 
 def match_any(words: Iterable[str]) -> str:
