@@ -26,26 +26,32 @@ class BudgetsClient:
         self._patience = patience
 
     async def open_request(self, spec: RequestSpec, deadline: int, conclusion_share: float) -> None:
-        """Makes the budget of a request, unless it is there. `deadline` in epoch microseconds."""
-        budget = budget_pb2.NewBudget(
+        """Makes the budget of a request and, beneath it, that of all its jobs, unless they are there.
+
+        The jobs together, their own conclusions included, get no part of what is kept for the coordinator's conclusion.
+        `deadline` in epoch microseconds.
+        """
+        reserve = int(spec.max_cost * conclusion_share)
+        request = budget_pb2.NewBudget(
             id=spec.id,
             tenant=spec.tenant,
             limit=to_amount(spec.max_cost),
-            conclusion_reserve=to_amount(int(spec.max_cost * conclusion_share)),
+            conclusion_reserve=to_amount(reserve),
         )
-        budget.deadline.FromMicroseconds(deadline)
-        await self._create([budget])
+        request.deadline.FromMicroseconds(deadline)
+        jobs = budget_pb2.NewBudget(id=_jobs_budget(spec), parent_id=spec.id, limit=to_amount(spec.max_cost - reserve))
+        await self._create([request, jobs])
 
     async def open_jobs(self, spec: RequestSpec, calls: Sequence[tool_pb2.ToolCall]) -> None:
         """Makes the budgets of tool calls, unless they are there.
 
-        Every job may use what the request has: the tree's admission gives money to whoever needs it and stops all of them at the
-        request's limit. A fixed share for each would leave money unused by the frugal and lacking to the needy.
+        Every job may use what all jobs have: the tree's admission gives money to whoever needs it and stops all of them at the
+        limit of the whole. A fixed share for each would leave money unused by the frugal and lacking to the needy.
         """
         limit = to_amount(spec.max_cost)
         await self._create(
             [
-                budget_pb2.NewBudget(id=call_.budget_id, parent_id=spec.id, limit=limit, tool=call_.tool)
+                budget_pb2.NewBudget(id=call_.budget_id, parent_id=_jobs_budget(spec), limit=limit, tool=call_.tool)
                 for call_ in calls
             ]
         )
@@ -62,3 +68,7 @@ class BudgetsClient:
     async def _create(self, budgets: Sequence[budget_pb2.NewBudget]) -> None:
         request = budget_pb2.CreateBudgetsRequest(budgets=budgets)
         await call(self.stub.CreateBudgets, request, patience=self._patience)
+
+
+def _jobs_budget(spec: RequestSpec) -> str:
+    return f"{spec.id}.jobs"
