@@ -28,5 +28,5 @@ class LocalBedrockSettings(Settings):
     cache_min_tokens: Annotated[int, Field(ge=0)] = Field(1024, description="shortest prefix a cachePoint caches")
     invoice_records: Annotated[int, Field(ge=1)] = Field(100_000, description="newest calls the invoice keeps")
     prompt_tokens: Annotated[int, Field(ge=100, le=800)] = Field(
-        260, description="llama backend: tokens the bundled model reads of a call at most"
+        140, description="llama backend: tokens the bundled model reads of a call at most"
     )

@@ -6,167 +6,113 @@ sentence. The shape around the choices is made here, without it. Pure but for `C
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import replace
 
-from local_bedrock.backends.extract import Material, path_in
+from local_bedrock.backends.answer import answer
+from local_bedrock.backends.choosing import Choose, ChooserFor, Count
+from local_bedrock.backends.extract import Material
 from local_bedrock.backends.fill import LESS_RICH, RICH, Filler
-from local_bedrock.backends.ranking import CANDIDATES, best_first, fact_scores, scores, shortlist
-from local_bedrock.calls import ModelCall, OutputBlock, Text, Tool, ToolUse, compact_json
+from local_bedrock.backends.paths import named_among, paths_in
+from local_bedrock.backends.plan import files_property, planned, takes_input, told_files
+from local_bedrock.backends.ranking import Ranking, best_first
+from local_bedrock.backends.source_text import is_document
+from local_bedrock.calls import Json, ModelCall, OutputBlock, Text, Tool, ToolUse, compact_json
 
-# Choose(label, candidates): the one candidate that the model would write after the label. At least one is given.
-Choose: TypeAlias = Callable[[str, Sequence[str]], str]
-# ChooserFor(lines): a Choose whose model has read the question and these lines, most important first.
-ChooserFor: TypeAlias = Callable[[Sequence[str]], Choose]
-# Count(text): the tokens it has.
-Count: TypeAlias = Callable[[str], int]
+READ_FILES = 2
 
-ANSWER_SENTENCES = 3
-PLANNED_TOOLS = 2
-NOTHING_GIVEN = "The data I was given says nothing about this question."
-NEAREST = "No file names this directly; nearest in what I was given:"
-
-_INPUT_PROPERTIES = frozenset({"query", "question", "path", "paths", "file_path", "file_paths"})
-_FILE_PROPERTIES = frozenset({"path", "paths", "file_path", "file_paths"})
-_FACT_LINES = 6
-_TELLING = 0.4  # a sentence that matches the question less than this, against the best one, is not said
-# What a question says when it is of a special kind, and the tools of that kind, by name.
-_CUES = (
-    (
-        re.compile(
-            r"\b(chang|histor|recent|latest|commit|when|since|version|release|evol|introduc|added)", re.IGNORECASE
-        ),
-        re.compile(r"change|history", re.IGNORECASE),
-    ),
-    (
-        re.compile(
-            r"\b(architect|design|should|advi[cs]e|recommend|trade-?off|alternative|best way|improve)", re.IGNORECASE
-        ),
-        re.compile(r"architect|expert|advi[cs]e", re.IGNORECASE),
-    ),
-)
+_FACT_LINES = 5
+_KNOWN_WELL = 4  # facts of a file from which on it has been shown already, and not only its head
 
 
 def decide(call: ModelCall, material: Material, chooser_for: ChooserFor, count: Count) -> list[OutputBlock]:
     """The blocks of the answer, before any limit is applied. JSON is written shorter where the call allows few tokens."""
-    choice = call.tool_choice
-    if choice.name is not None:
-        tool = next(tool for tool in call.offered_tools if tool.name == choice.name)
-        return [_tool_use(tool, material, chooser_for, count, call.max_tokens)]
-    answering = [tool for tool in call.offered_tools if not _takes_input(tool)]
-    asking = [tool for tool in call.offered_tools if _takes_input(tool) and not _reads_files(tool)]
-    if answering and (call.all_tool_results or (material.facts and not asking)):
-        return [_tool_use(answering[0], material, chooser_for, count, call.max_tokens)]
-    if call.offered_tools and (choice.mode == "any" or not call.all_tool_results):
-        planned = _plan(
-            [tool for tool in call.offered_tools if tool not in answering],
-            material,
-            chooser_for,
-            must_call=choice.mode == "any",
-        )
-        if planned:
-            each = call.max_tokens // len(planned)
-            return [_tool_use(tool, material, chooser_for, count, each) for tool in planned]
-    if choice.mode == "any":
-        return [_tool_use((*answering, *call.offered_tools)[0], material, chooser_for, count, call.max_tokens)]
-    return [Text(_answer(material, chooser_for))]
+    decision = _Decision(call, material, chooser_for, count)
+    return list(decision.tool_uses()) or [Text(answer(material, decision.ranking, decision.choose))]
 
 
-def _takes_input(tool: Tool) -> bool:
-    """Whether a tool asks for something (a query, paths); one that does not takes the answer itself."""
-    properties = tool.input_schema.get("properties")
-    return isinstance(properties, dict) and (not properties or not _INPUT_PROPERTIES.isdisjoint(properties))
+class _Decision:
+    def __init__(self, call: ModelCall, material: Material, chooser_for: ChooserFor, count: Count) -> None:
+        self.ranking = Ranking(material.question, material.facts, material.paths, material.symbols)
+        self._call = call
+        self._material = material
+        self._chooser_for = chooser_for
+        self._count = count
+        self._choose: Choose | None = None
+
+    def choose(self, label: str, candidates: Sequence[str]) -> str:
+        """Among facts and files: the model reads the best of what is known first."""
+        if self._choose is None:
+            facts = self._material.found or self._material.given
+            order = best_first([self.ranking.score(fact) for fact in facts])[:_FACT_LINES]
+            self._choose = self._chooser_for([f"{facts[at].path}: {facts[at].text}".removeprefix(": ") for at in order])
+        return self._choose(label, candidates)
+
+    def tool_uses(self) -> Sequence[ToolUse]:
+        """The calls to make now; none when it is time to answer in words."""
+        call, offered = self._call, self._call.offered_tools
+        if call.tool_choice.name is not None:
+            return [self._use(next(tool for tool in offered if tool.name == call.tool_choice.name))]
+        answering = [tool for tool in offered if not takes_input(tool)]
+        reading = [tool for tool in offered if takes_input(tool) and files_property(tool)]
+        asking = [tool for tool in offered if takes_input(tool) and not files_property(tool)]
+        if not call.all_tool_results:
+            if asking:
+                return self._plan(asking, reading)
+            if reading and (paths := self._worth_reading() if answering else self._named_files()):
+                return [self._use(reading[0], paths)]
+        if answering and (
+            self._material.facts or not reading or call.all_tool_results or call.tool_choice.mode == "any"
+        ):
+            return [self._use(answering[0])]
+        return [self._use(offered[0])] if call.tool_choice.mode == "any" else []
+
+    def _plan(self, asking: Sequence[Tool], reading: Sequence[Tool]) -> list[ToolUse]:
+        tools = planned(asking, self._material.question, self._chooser_for)
+        uses = [self._use(tool, share=len(tools) + 1) for tool in tools]
+        named = self._named_files()
+        return [*uses, *(self._use(tool, named, share=len(tools) + 1) for tool in reading[:1] if named)]
+
+    def _named_files(self) -> list[str]:
+        """Files that the question names, as the data spells them if it does."""
+        named = list(paths_in(self._material.question))
+        return (named_among(named, self._material.paths) or named)[:READ_FILES]
+
+    def _worth_reading(self) -> list[str]:
+        """The files that match the question best, if the data holds not more than their heads."""
+        facts = self._material.given
+        if any(fact.date for fact in facts):
+            return []
+        known = [fact.path for fact in facts]
+        paths = [
+            path
+            for path in self._material.paths
+            if self.ranking.path_score(path) > 0 and known.count(path) < _KNOWN_WELL and not is_document(path)
+        ]
+        order = best_first([self.ranking.path_score(path) for path in paths])
+        return [paths[index] for index in order[:READ_FILES]]
+
+    def _use(self, tool: Tool, paths: Sequence[str] = (), share: int = 1) -> ToolUse:
+        """A call of the tool, on these files if it reads files, whose JSON has at most its share of the tokens if it can."""
+        if not takes_input(tool) and not tool.input_schema.get("properties"):  # any object will do
+            said: Json = {"answer": answer(self._material, self.ranking, self.choose)}
+            return ToolUse(_new_id(), tool.name, compact_json(said))
+        material = replace(self._material, paths=tuple(paths)) if paths else self._material
+        most = self._call.max_tokens // share
+        written = ""
+        for richness in (RICH, *LESS_RICH):
+            filler = Filler(
+                tool.input_schema, material, self.ranking, self.choose, is_input=takes_input(tool), richness=richness
+            )
+            value = filler.value()
+            if paths and isinstance(value, dict):
+                value |= told_files(tool, paths)
+            written = compact_json(value)
+            if self._count(tool.name) + self._count(written) <= most:
+                break
+        return ToolUse(_new_id(), tool.name, written)
 
 
-def _reads_files(tool: Tool) -> bool:
-    properties = tool.input_schema.get("properties")
-    return isinstance(properties, dict) and not _FILE_PROPERTIES.isdisjoint(properties)
-
-
-def _plan(tools: Sequence[Tool], material: Material, chooser_for: ChooserFor, *, must_call: bool) -> list[Tool]:
-    """The tools to call: the best of those that take a query, and what reads files if the question names one."""
-    asking = [tool for tool in tools if not _reads_files(tool)]
-    reading = [tool for tool in tools if _reads_files(tool)]
-    if not asking:
-        return reading[:1] if must_call or not material.facts else []
-    label_of = _short_labels(asking)
-    left = _suited(asking, material.question)
-    choose = chooser_for([f"{label_of[tool.name]}: {_first_sentence(tool.description)}" for tool in left])
-    picked: list[Tool] = []
-    while left and len(picked) < PLANNED_TOOLS:
-        labels = [label_of[tool.name] for tool in left[:CANDIDATES]]
-        chosen = labels.index(choose("Best source: ", labels))
-        picked.append(left.pop(chosen))
-    return picked + (reading[:1] if path_in(material.question) else [])
-
-
-def _suited(tools: Sequence[Tool], question: str) -> list[Tool]:
-    """Tools worth asking, best first: one for a special kind of question only if the question is of that kind."""
-    told = [f"{tool.name} {tool.description}" for tool in tools]
-    cued = [[cue.search(question) is not None for cue, kind in _CUES if kind.search(tool.name)] for tool in tools]
-    order = best_first(scores(question, told))
-    return sorted(
-        (tools[index] for index in order if all(cued[index]) or not any(all(cues) for cues in cued)),
-        key=lambda tool: not any(cued[tools.index(tool)]),
-    )
-
-
-def _short_labels(tools: Sequence[Tool]) -> dict[str, str]:
-    """Tool names without the words all of them begin with: the model tells short names apart better, and sooner."""
-    split = [tool.name.split("_") for tool in tools]
-    shared = 0
-    while len(split) > 1 and all(len(words) > shared + 1 and words[shared] == split[0][shared] for words in split):
-        shared += 1
-    return {"_".join(words): "_".join(words[shared:]) for words in split}
-
-
-def _first_sentence(text: str) -> str:
-    return re.split(r"(?<=[.;:])\s", text.strip(), maxsplit=1)[0][:120]
-
-
-def _tool_use(tool: Tool, material: Material, chooser_for: ChooserFor, count: Count, max_tokens: int) -> ToolUse:
-    """A call of the tool whose JSON has at most `max_tokens`, if it can be said in that many."""
-    choose = chooser_for(_fact_lines(material))
-    written = ""
-    for richness in (RICH, *LESS_RICH):
-        filler = Filler(
-            tool.input_schema, material, choose, free_text_is_question=_takes_input(tool), richness=richness
-        )
-        written = compact_json(filler.value())
-        if count(tool.name) + count(written) <= max_tokens:
-            break
-    return ToolUse(f"tooluse_{uuid.uuid4().hex[:22]}", tool.name, written)
-
-
-def _answer(material: Material, chooser_for: ChooserFor) -> str:
-    """A few sentences of the data, each with the file it comes from."""
-    if not material.facts:
-        return NOTHING_GIVEN
-    scored = fact_scores(material.question, material.facts)
-    score_of = dict(zip(material.facts, scored, strict=True))
-    left = [material.facts[index] for index in best_first(scored)]
-    best = score_of[left[0]]
-    choose = chooser_for(_fact_lines(material))
-    said = [] if best else [NEAREST]
-    named: set[str | None] = set()
-    for _ in range(ANSWER_SENTENCES):
-        telling = [fact for fact in left if score_of[fact] >= _TELLING * best]
-        fresh = [fact for fact in telling if fact.path not in named] or telling
-        if not fresh:
-            break
-        near = [fresh[index] for index in shortlist([score_of[fact] for fact in fresh])]
-        chosen = choose("Answer: ", [fact.text for fact in near])
-        fact = next(fact for fact in near if fact.text == chosen)
-        named.add(fact.path)
-        left.remove(fact)
-        body = fact.text.rstrip(" .;:")
-        said.append(f"{body} ({fact.path})." if fact.path else f"{body}.")
-    return " ".join(said)
-
-
-def _fact_lines(material: Material) -> list[str]:
-    order = best_first(fact_scores(material.question, material.facts))[:_FACT_LINES]
-    facts = [material.facts[index] for index in order]
-    return [f"{fact.path}: {fact.text}" if fact.path else fact.text for fact in facts]
+def _new_id() -> str:
+    return f"tooluse_{uuid.uuid4().hex[:22]}"

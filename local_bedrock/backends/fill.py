@@ -1,31 +1,40 @@
 """JSON that has the shape of a schema and whose strings stand in the data. Pure but for the chooser.
 
 Understood: type, properties, items, enum, const, anyOf/oneOf (first branch), $ref into the same schema, minItems, maxItems,
-minimum, maximum, maxLength. Every property is filled, required or not; lists of judgements (risks, improvements) stay empty if
-they may. Not honoured: pattern and the like on free strings.
+minimum, maximum, maxLength. Of a tool's parameters the required ones are filled, with the question. Lists of judgements (risks,
+groups, patterns) stay empty if they may. Not honoured: pattern and the like on free strings.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from local_bedrock.backends.extract import Material, shorten
-from local_bedrock.backends.ranking import best_first, fact_scores, scores, shared_words, shortlist
+from local_bedrock.backends.choosing import Choose
+from local_bedrock.backends.extract import Material
+from local_bedrock.backends.facts import NOT_STATED, Fact
+from local_bedrock.backends.prose import shorten
+from local_bedrock.backends.ranking import Ranking, best_first, shortlist
+from local_bedrock.backends.words import shared_words
 from local_bedrock.calls import Json
-
-NOT_STATED = "Not stated in the data."
 
 _MAX_DEPTH = 8
 _PATH_NAME = re.compile(r"(^|_)(path|file|filename|document|location)s?$", re.IGNORECASE)
-_QUESTION_NAME = re.compile(r"^(user_?)?(query|question)$", re.IGNORECASE)
-_REASON_NAME = re.compile(r"reason|explanation|rationale|why", re.IGNORECASE)
+_QUESTION_NAME = re.compile(r"^(user_?)?(query|question)(_understanding)?$", re.IGNORECASE)
+_REASON_NAME = re.compile(r"reason$|_reason|explanation", re.IGNORECASE)
+_PURPOSE_NAME = re.compile(r"intent|purpose|^about$", re.IGNORECASE)
 _LABEL_NAME = re.compile(r"(^|_)(name|title|heading|area|component|topic)s?$", re.IGNORECASE)
-_JUDGEMENT_NAME = re.compile(r"improve|inconsisten|under_|gap|risk|missing|warning|alternative", re.IGNORECASE)
+_JUDGEMENT_NAME = re.compile(
+    r"improve|inconsisten|under_|well_|gap|risk|missing|warning|alternative|consider|group|relation|pattern|analysis$|evolution|"
+    r"suggest|steps|reference",
+    re.IGNORECASE,
+)
 _DATE_NAME = re.compile(r"(^|_)(date|time|timestamp)$", re.IGNORECASE)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:T[\d:]+Z?)?")
+_TELLING_NAME = re.compile(
+    "|".join(name.pattern for name in (_PATH_NAME, _REASON_NAME, _PURPOSE_NAME, _LABEL_NAME, _DATE_NAME)), re.I
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +45,9 @@ class Richness:
     sentence_chars: int
 
 
-RICH = Richness(items=2, sentence_chars=220)
+RICH = Richness(items=3, sentence_chars=300)
 # What to fall back to, in turn, when the document has more tokens than the caller allows.
-LESS_RICH = (Richness(2, 100), Richness(1, 120), Richness(1, 60), Richness(0, 60))
+LESS_RICH = (Richness(2, 300), Richness(2, 120), Richness(1, 120), Richness(1, 60), Richness(0, 60))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +58,39 @@ class _Place:
     """
 
     name: str = ""
-    path: str | None = None
+    path: str = ""
     siblings: tuple[Json, ...] = ()
     rank: int = 0
     depth: int = 0
 
 
 class Filler:
-    """Fills one schema once; each sentence of the data is used at most once while there are others.
+    """Fills one schema once. Within a list each sentence of the data is used at most once.
 
-    `free_text_is_question`: strings are parameters of a tool, so they get the question and not sentences of the data.
+    `is_input`: what is filled are the parameters of a tool, so its strings get the question and not sentences of the data.
     """
 
     def __init__(
         self,
         schema: Mapping[str, Json],
         material: Material,
-        choose: Callable[[str, Sequence[str]], str],
+        ranking: Ranking,
+        choose: Choose,
         *,
-        free_text_is_question: bool,
+        is_input: bool,
         richness: Richness = RICH,
     ) -> None:
         self._schema = schema
         self._material = material
+        self._ranking = ranking
         self._choose = choose
-        self._free_text_is_question = free_text_is_question
+        self._is_input = is_input
         self._richness = richness
         self._unused = list(material.facts)
-        self._score_of = _path_scores(material)
-        order = best_first([self._score_of[path] for path in material.paths])
+        self._covered: set[str] = set()  # words of the question that the list being filled has said
+        order = best_first([ranking.path_score(path) for path in material.paths])
         self._ranked_paths = [material.paths[index] for index in order]
-        self._spoken: list[str] = []  # files of the sentences used in the object that is being filled
+        self._spoken: list[Fact] = []  # what is said in the object that is being filled
 
     def value(self) -> Json:
         return self._fill(dict(self._schema), _Place())
@@ -101,7 +112,7 @@ class Filler:
                 return False
             case "null":
                 return None
-        text = self._text(str(schema.get("description", "")), place)
+        text = self._text(place)
         limit = schema.get("maxLength")
         return text[:limit] if isinstance(limit, int) else text
 
@@ -116,15 +127,29 @@ class Filler:
             path = self._choose_path(taken)
         inner = replace(place, path=path, siblings=(), depth=place.depth + 1)
         self._spoken = []
-        # Labels and lists of files last: they then go by the files whose sentences the object uses.
-        names = sorted(properties, key=lambda name: _goes_by_sentences(name, properties[name]))
+        wanted = [name for name in properties if self._is_wanted(name, schema)]
         filled: dict[str, Json] = {}
-        for name in names:
+        # What goes by the sentences of the object comes after them: labels, dates, lists of files.
+        for name in sorted(wanted, key=lambda name: _goes_by_sentences(name, properties.get(name))):
+            if place.depth == 0:
+                self._unused = list(self._material.facts)
+                self._covered = set()
             if name == own:
                 filled[name] = path or NOT_STATED
-            elif isinstance(schema_of := properties[name], dict):
+            elif isinstance(schema_of := properties.get(name), dict):
                 filled[name] = self._fill(schema_of, replace(inner, name=name))
         return {name: filled[name] for name in properties if name in filled}
+
+    def _is_wanted(self, name: str, schema: Mapping[str, Json]) -> bool:
+        """Of what is not required: of parameters the question, of a result all texts whose name says what they are, and lists."""
+        required = schema.get("required")
+        if isinstance(required, list) and name in required:
+            return True
+        if self._is_input:
+            return _QUESTION_NAME.match(name) is not None
+        properties = schema.get("properties")
+        is_free = isinstance(properties, dict) and _is_text(properties[name]) and not _TELLING_NAME.search(name)
+        return required is None or not is_free
 
     def _array(self, schema: dict[str, Json], place: _Place) -> Json:
         declared = schema.get("items")
@@ -132,13 +157,15 @@ class Filler:
         least, most = schema.get("minItems"), schema.get("maxItems")
         at_least = least if isinstance(least, int) else 0
         # A list of objects about files is what the reader came for: it is the last to be left empty.
-        items = max(self._richness.items, 1 if _own_path_property(inner) else 0)
+        open_ended = self._richness.items - (1 if place.path and self._richness.items > 1 else 0)
+        items = max(open_ended, 1 if _own_path_property(inner) else 0)
         wanted = min(max(items, at_least), most if isinstance(most, int) else items + at_least)
         values: list[Json] = []
         if at_least == 0 and _JUDGEMENT_NAME.search(place.name):
             return values
         if self._spoken and _is_path_list(place.name, schema):
-            values += list(dict.fromkeys(self._spoken))[:wanted]
+            values += dict.fromkeys(fact.path for fact in self._spoken if fact.path)
+            return values[: max(wanted, 1)]
         while len(values) < wanted and (len(values) < at_least or self._has_more(inner, place, values)):
             value = self._fill(inner, replace(place, siblings=tuple(values), rank=len(values), depth=place.depth + 1))
             if value in values and len(values) >= at_least:
@@ -147,11 +174,13 @@ class Filler:
         return values
 
     def _has_more(self, inner: dict[str, Json], place: _Place, values: Sequence[Json]) -> bool:
-        """Whether the data still has something for one more item."""
-        own = _own_path_property(inner)
-        if own is not None or (_is_text(inner) and _PATH_NAME.search(place.name)):
-            return len(values) < len(self._ranked_paths)
-        return "enum" in inner or any(place.path in (None, fact.path) for fact in self._unused)
+        """Whether the data still has something that bears on the question for one more item."""
+        if (own := _own_path_property(inner)) is not None or (_is_text(inner) and _PATH_NAME.search(place.name)):
+            taken = [value.get(own) if own and isinstance(value, dict) else value for value in values]
+            return self._best_paths(taken) != []
+        if "enum" in inner:
+            return True
+        return any(place.path in ("", fact.path) and self._ranking.score(fact) > 0 for fact in self._unused)
 
     def _enum(self, options: list[Json], place: _Place) -> Json:
         texts = [str(option) for option in options if option not in place.siblings] or [
@@ -160,53 +189,67 @@ class Filler:
         chosen = self._choose(f"{place.name.replace('_', ' ')}: ", texts)
         return next(option for option in options if str(option) == chosen)
 
-    def _text(self, description: str, place: _Place) -> str:
+    def _text(self, place: _Place) -> str:
         if _QUESTION_NAME.match(place.name):
             return self._material.question
         if _PATH_NAME.search(place.name):
             return self._choose_path(place.siblings) or NOT_STATED
-        if self._free_text_is_question:
+        if self._is_input:
             return self._material.question
         if _DATE_NAME.search(place.name):
-            return self._date(place.path)
+            return next((fact.date for fact in self._spoken if fact.date), NOT_STATED)
         if _LABEL_NAME.search(place.name):
             return self._label(place)
-        if _REASON_NAME.search(place.name) and place.path is not None:
+        if _REASON_NAME.search(place.name) and place.path:
             return self._reason(place.path)
-        return self._sentence(f"{place.name.replace('_', ' ')} {description}", place.path)
+        if _PURPOSE_NAME.search(place.name) and place.path:
+            return self._purpose(place.path)
+        return self._sentence(place.path)
 
-    def _sentence(self, wanted: str, path: str | None) -> str:
-        about = [fact for fact in self._unused if path is None or fact.path == path]
+    def _sentence(self, path: str) -> str:
+        about = [fact for fact in self._unused if not path or fact.path == path]
         if not about:
             return NOT_STATED
-        near = shortlist(fact_scores(f"{self._material.question} {wanted}", about))
-        chosen = self._choose("Answer: ", [about[index].text for index in near])
-        self._spoken += [fact.path for fact in about if fact.text == chosen and fact.path is not None]
+        near = [about[index] for index in shortlist([self._ranking.score(fact, self._covered) for fact in about])]
+        chosen = self._choose("Answer: ", [fact.text for fact in near])
+        fact = next(fact for fact in near if fact.text == chosen)
+        self._spoken.append(fact)
+        self._covered.update(self._ranking.words(fact))
         self._unused = [fact for fact in self._unused if fact.text != chosen]
         return shorten(chosen, self._richness.sentence_chars)
 
-    def _choose_path(self, taken: Sequence[Json]) -> str | None:
-        left = [path for path in self._ranked_paths if path not in taken]
+    def _purpose(self, path: str) -> str:
+        """What a file says first is what it says about itself."""
+        known = [fact for fact in (*self._material.given, *self._material.found) if fact.path == path]
+        said = [fact for fact in known if not fact.heading] or known
+        return shorten(said[0].text, self._richness.sentence_chars) if said else NOT_STATED
+
+    def _choose_path(self, taken: Sequence[Json]) -> str:
+        left = self._best_paths(taken)
         if not left:
-            return None
-        near = shortlist([self._score_of[path] for path in left])
+            return ""
+        near = shortlist([self._ranking.path_score(path) for path in left])
         return self._choose("Most relevant file: ", [left[index] for index in near])
 
+    def _best_paths(self, taken: Sequence[Json]) -> list[str]:
+        """The files that are left: those that match the question, or all if none does."""
+        left = [path for path in self._ranked_paths if path not in taken]
+        return [path for path in left if self._ranking.path_score(path) > 0] or ([] if taken else left)
+
     def _reason(self, path: str) -> str:
-        facts = [fact.text for fact in self._material.facts if fact.path == path]
-        shared = shared_words(self._material.question, " ".join([path, *facts]))
+        told = [fact.text for fact in self._material.facts if fact.path == path]
+        shared = shared_words(self._material.question, " ".join([path, self._material.symbols.get(path, ""), *told]))
         return f"Mentions {', '.join(shared[:4])}." if shared else "Stands in the data given for this question."
 
     def _label(self, place: _Place) -> str:
-        """A short name: the file's, or the next of the folders (or files) the data is about."""
-        if place.path is not None:
-            return PurePosixPath(place.path).name
-        names = (_folder_or_file(path) for path in [*self._spoken, *self._ranked_paths])
+        """A short name: the heading of what is said, else the name of the file, or of the next of the folders."""
+        heading = next((fact.heading for fact in self._spoken if fact.heading), "")
+        if heading or place.path:
+            return heading or PurePosixPath(place.path).name
+        names = (
+            _folder_or_file(path) for path in [*(fact.path for fact in self._spoken if fact.path), *self._ranked_paths]
+        )
         return next((name for name in names if name not in place.siblings), NOT_STATED)
-
-    def _date(self, path: str | None) -> str:
-        texts = [fact.text for fact in self._material.facts if path is None or fact.path == path]
-        return next((match[0] for text in texts if (match := _DATE.search(text))), NOT_STATED)
 
     def _resolve(self, schema: dict[str, Json]) -> dict[str, Json]:
         """The schema a reference or a choice of schemas leads to."""
@@ -222,15 +265,6 @@ class Filler:
             else:
                 break
         return schema
-
-
-def _path_scores(material: Material) -> dict[str, float]:
-    """How well each path matches the question: as its best sentence does, or the path by itself."""
-    score_of = dict(zip(material.paths, scores(material.question, material.paths), strict=True))
-    for fact, score in zip(material.facts, fact_scores(material.question, material.facts), strict=True):
-        if fact.path is not None:
-            score_of[fact.path] = max(score_of[fact.path], score)
-    return score_of
 
 
 def _type(schema: Mapping[str, Json]) -> str:
@@ -252,7 +286,7 @@ def _folder_or_file(path: str) -> str:
 
 
 def _goes_by_sentences(name: str, schema: Json) -> bool:
-    return _LABEL_NAME.search(name) is not None or _is_path_list(name, schema)
+    return _LABEL_NAME.search(name) is not None or _DATE_NAME.search(name) is not None or _is_path_list(name, schema)
 
 
 def _is_path_list(name: str, schema: Json) -> bool:

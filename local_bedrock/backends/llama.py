@@ -11,15 +11,21 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from local_bedrock.answers import Answer, limit_answer
-from local_bedrock.backends.decide import Choose, decide
+from local_bedrock.answers import Answer, Pacing, limit_answer
+from local_bedrock.backends.choosing import Choose
+from local_bedrock.backends.decide import decide
 from local_bedrock.backends.extract import extract
+from local_bedrock.backends.prose import shorten
 from local_bedrock.backends.smollm import Abandoned, SmolLM, find_weights
 from local_bedrock.calls import ModelCall
 
 MAX_CHOICES = 8  # the model is asked of one call; beyond, the best-ranked candidate is taken
 
+# An answer is decided as a whole; it is sent in pieces all the same, so that a client sees a stream as from any other model.
+_PACING = Pacing(chunk_s=0.02, chunk_chars=24)
+_LINE_CHARS = 160
 _SYSTEM = "You answer questions about a codebase from the lines given."
 
 
@@ -65,7 +71,8 @@ class LlamaBackend:
         material = extract(call)
         chooser_for = functools.partial(self._chooser, is_abandoned, material.question)
         blocks = decide(call, material, chooser_for, self._model.tokenizer.count)
-        return limit_answer(blocks, self._model.tokenizer, call.max_tokens, call.stop_sequences)
+        answer = limit_answer(blocks, self._model.tokenizer, call.max_tokens, call.stop_sequences)
+        return replace(answer, pacing=_PACING)
 
     def _chooser(self, is_abandoned: Callable[[], bool], question: str, lines: Sequence[str]) -> Choose:
         prompt = self._prompt(question, lines)
@@ -90,7 +97,7 @@ class LlamaBackend:
         question = self._model.tokenizer.cut(_plain(question), self._prompt_tokens // 3)
         left = self._prompt_tokens - count(_SYSTEM) - count(question)
         kept = []
-        for line in map(_plain, lines):
+        for line in (shorten(_plain(line), _LINE_CHARS) for line in lines):
             left -= count(line) + 3
             if left < 0:
                 break

@@ -11,17 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_bedrock.backends.decide import NOTHING_GIVEN, ChooserFor, decide
-from local_bedrock.backends.extract import Fact, extract, facts_in, paths_in
-from local_bedrock.backends.ranking import best_first, scores
+from local_bedrock.backends.answer import NOTHING_GIVEN
+from local_bedrock.backends.choosing import ChooserFor
+from local_bedrock.backends.cut_json import parse_json
+from local_bedrock.backends.decide import decide
+from local_bedrock.backends.extract import extract
+from local_bedrock.backends.facts import Fact, FactReader
+from local_bedrock.backends.paths import paths_in
+from local_bedrock.backends.prose import passages
+from local_bedrock.backends.ranking import best_first
+from local_bedrock.backends.source_text import said_in_source
+from local_bedrock.backends.words import scores
 from local_bedrock.calls import ModelCall, Text, ToolUse
 from local_bedrock.wire import parse_converse
 
 HEADERS = """
-shop/orders.py:
-  intent: Takes orders and retries failed payments three times,
-  with a pause between that doubles each time it is used again.
-shop/stock.py - Counts what is on the shelves, every night.
+shop/orders.py
+intent: Takes orders and retries failed payments three times,
+with a pause between that doubles each time it is used again.
+defines: Order, take, retry
+
+shop/stock.py
+intent: Counts what is on the shelves, every night.
 """
 RESPONSE = {
     "type": "object",
@@ -65,7 +76,8 @@ def tool(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def query_tool(name: str, description: str) -> dict[str, Any]:
-    return tool(name, description, {"type": "object", "properties": {"query": {"type": "string"}}})
+    properties = {"query": {"type": "string"}, "directories": {"type": "array", "items": {"type": "string"}}}
+    return tool(name, description, {"type": "object", "properties": properties, "required": ["query"]})
 
 
 RESPOND = tool("respond", "takes the answer", RESPONSE)
@@ -77,6 +89,7 @@ PLANNING = [
     query_tool("get_codebase_changelog_context", "Finds what changed in the code, and when."),
     query_tool("get_documentation_context", "Finds the documents that bear on a query."),
     query_tool("get_expert_architect_advice", "Advises on architecture."),
+    tool("write_message", "Writes about a query.", {"type": "object", "properties": {"query": {"type": "string"}}}),
     READ_FILES,
 ]
 
@@ -101,6 +114,10 @@ def choosing(pick: int, seen: list[Sequence[str]] | None = None) -> ChooserFor:
         return candidates[min(pick, len(candidates) - 1)]
 
     return lambda _: choose
+
+
+def facts_in(text: str) -> list[Fact]:
+    return FactReader([text]).facts([(text, "")])
 
 
 def count(text: str) -> int:
@@ -144,12 +161,12 @@ def test_paths_are_told_from_other_words(text: str, paths: list[str]) -> None:
 
 def test_facts_of_json_belong_to_the_file_their_object_names() -> None:
     text = '{"files": [{"path": "a.py", "intent": "Keeps the books of the house.", "relevance_reason": "Mentions it all."}]}'
-    assert list(facts_in(text, None)) == [Fact("Keeps the books of the house.", "a.py")]
+    assert facts_in(text) == [Fact("Keeps the books of the house.", "a.py")]
 
 
 def test_dated_entries_belong_to_the_files_they_list() -> None:
-    entry = "2026-01-02T03:04:05Z : [GUIDE.md, other.md] Explain how the retry works"
-    assert list(facts_in(entry, None)) == [Fact("Explain how the retry works", "GUIDE.md")]
+    entry = "docs/LOG.md\n2026-01-02T03:04:05Z : [GUIDE.md, other.md] Explain how the retry works"
+    assert facts_in(entry) == [Fact("Explain how the retry works", "GUIDE.md", date="2026-01-02")]
 
 
 @given(st.text(max_size=400))
@@ -159,9 +176,85 @@ def test_any_text_can_be_read(text: str) -> None:
     assert scores(text, [text, "other"])[1:] == scores(text, ["other", text])[:1]
 
 
-@pytest.mark.parametrize("piece", ["<data ", "<data>", "a/", "- ", "\n", "x.py, ", "[", "2026-01-01 "])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<data ",
+        "<data>",
+        "a/",
+        "- ",
+        "\n",
+        "x.py, ",
+        "[",
+        '{"a":',
+        "2026-01-01 ",
+        "a_",
+        ",",
+        "`",
+        "*a",
+        ". A",
+        '"""',
+        "# ",
+    ],
+)
 def test_hostile_text_is_read_as_fast_as_any(piece: str) -> None:
-    extract(call_of(question=piece * 20_000 + "?", data=piece * 20_000))  # quadratic time would run into the timeout
+    data = piece * 20_000
+    extract(call_of(question=data + "?", data=data))  # quadratic time would run into the timeout
+    list(said_in_source(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "# Retries of the shop\n\n    retry = payments.retry()\n\nEach payment is\nretried.",
+            ["Each payment is retried."],
+        ),
+        (
+            "| a | table of the payments |\n|---|---|\n\n* A payment that fails is retried.",
+            ["A payment that fails is retried."],
+        ),
+        ("Each payment is retried. This takes a minute.", ["Each payment is retried. This takes a minute."]),
+        ("This takes a minute.\n\n.. code:: python\n\n   Payments are in here", []),
+        ("Use :class:`~shop.Retry` or [the guide](docs/x.md) to retry.", ["Use `~shop.Retry` or the guide to retry."]),
+    ],
+)
+def test_prose_is_told_from_code_tables_and_sentences_that_point_elsewhere(text: str, found: list[str]) -> None:
+    assert [passage.text for passage in passages(text)] == found
+
+
+def test_docstrings_and_comments_know_where_they_stand() -> None:
+    source = '''
+class Shop:
+    """Sells all that there is.
+
+    This includes what is sold out.
+    """
+
+    def retry(self):
+        """Tries a payment again."""
+        return self.pay()  # not a sentence
+'''
+    said = [(passage.heading, passage.text) for passage in said_in_source(source)]
+    assert said == [
+        ("Shop", "Sells all that there is. This includes what is sold out."),
+        ("Shop.retry", "Tries a payment again."),
+    ]
+
+
+RESULT = {"files": [{"path": "a.py", "content": 'It says "no" to\nall.'}, {"path": "b.py", "size": 3}], "missing": []}
+
+
+@given(st.integers(1, len(json.dumps(RESULT))))
+def test_json_that_was_cut_is_read_as_far_as_it_goes(end: int) -> None:
+    parsed = parse_json(json.dumps(RESULT)[:end] + "\n[... 12 bytes left out: no room in the context ...]")
+    assert isinstance(parsed, dict)
+    files = parsed.get("files", [])
+    assert isinstance(files, list)
+    for file, whole in zip(files, RESULT["files"], strict=False):
+        assert isinstance(file, dict)
+        assert isinstance(whole, dict)
+        assert all(str(whole[key]).startswith(str(value)) for key, value in file.items() if key in whole)
 
 
 def test_ranking_prefers_shared_rare_words_whatever_their_ending() -> None:
@@ -178,12 +271,14 @@ def test_plan_asks_tools_with_the_question_and_leaves_special_ones_for_special_q
     assert all(isinstance(use, ToolUse) and use.input_text == '{"query":"How are payments retried?"}' for use in plan)
     history = decided(call_of("When did the retry change?", tools=PLANNING))
     assert "get_codebase_changelog_context" in {use.name for use in history if isinstance(use, ToolUse)}
+    advice = decided(call_of("Should we retry payments in another service?", tools=PLANNING))
+    assert "get_expert_architect_advice" in {use.name for use in advice if isinstance(use, ToolUse)}
 
 
 def test_plan_reads_the_file_that_the_question_names() -> None:
     plan = decided(call_of("What does shop/stock.py do?", tools=PLANNING))
     read = [use for use in plan if isinstance(use, ToolUse) and use.name == "read_files"]
-    assert [use.input_text for use in read] == ['{"paths":["shop/stock.py","shop/orders.py"]}']
+    assert [use.input_text for use in read] == ['{"paths":["shop/stock.py"]}']
 
 
 @pytest.mark.parametrize("pick", [0, 1, 2])
@@ -205,10 +300,21 @@ def test_data_without_anything_still_makes_valid_json() -> None:
     jsonschema.validate(filled(call_of(data="-", tools=[RESPOND], toolConfig=forced)), RESPONSE)
 
 
-def test_tool_that_takes_the_answer_is_called_when_there_is_data() -> None:
-    (use,) = decided(call_of(tools=[READ_FILES, RESPOND]))
-    assert isinstance(use, ToolUse)
-    assert use.name == "respond"
+def test_files_of_which_only_the_head_is_given_are_read_before_the_result_is_given() -> None:
+    (first,) = decided(call_of(tools=[READ_FILES, RESPOND]))
+    assert isinstance(first, ToolUse)
+    assert (first.name, first.input_text) == ("read_files", '{"paths":["shop/orders.py"]}')
+    asked = {"toolUse": {"toolUseId": "a", "name": "read_files", "input": {"paths": ["shop/orders.py"]}}}
+    text = '"""Takes orders."""\n\ndef retry():\n    """Retries a failed payment after a pause of a minute."""\n'
+    read = json.dumps({"files": [{"path": "shop/orders.py", "content": text}], "missing": []})
+    result = {"toolResult": {"toolUseId": "a", "content": [{"text": f'<data name="tool_result">\n{read}\n</data>'}]}}
+    messages = [{"role": "user", "content": [{"text": call_of().last_user_text}]}]
+    messages += [{"role": "assistant", "content": [asked]}, {"role": "user", "content": [result]}]
+    value = filled(call_of(tools=[READ_FILES, RESPOND], messages=messages))
+    assert {
+        "insight": "Retries a failed payment after a pause of a minute.",
+        "supporting_files": ["shop/orders.py"],
+    } in value["insights"]
 
 
 def test_tool_that_takes_the_answer_waits_for_the_tools_that_ask() -> None:
@@ -233,7 +339,7 @@ def test_remarks_of_whoever_put_the_data_together_are_no_facts() -> None:
         "[cut: the rest did not fit]",
     ]
     data = "\n".join(["a/b.py", *remarks])
-    assert list(facts_in(data, None)) == []
+    assert facts_in(data) == []
 
 
 def test_answer_is_sentences_of_the_results_with_their_files() -> None:
@@ -250,8 +356,7 @@ def test_answer_is_sentences_of_the_results_with_their_files() -> None:
     )
     (answer,) = decided(call)
     assert isinstance(answer, Text)
-    assert answer.text.startswith("Retries payments with a pause (shop/retry.py).")
-    assert "orders.py" in answer.text
+    assert answer.text == "Retries payments with a pause (`shop/retry.py`)."  # and nothing of the prompt's own material
 
 
 def test_only_candidates_near_the_best_are_offered() -> None:

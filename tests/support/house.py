@@ -43,18 +43,23 @@ class TestHouse:
 async def house(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    script: str,
+    script: str | None,
     *,
     jobs_url: str = "",
     budget_url: str = "",
     workspace: Path | None = None,
     coordinator: dict[str, Any] | None = None,
 ) -> AsyncIterator[TestHouse]:
-    """All services on free ports. `coordinator` are further settings of coordinator_svc."""
+    """All services on free ports. Without a script the bundled model answers. `coordinator` are further settings of
+    coordinator_svc.
+    """
     root = workspace or small_repository(tmp_path / "workspace")
     async with AsyncExitStack() as stack:
         bedrock = await stack.enter_async_context(
-            await start_bedrock(LocalBedrockSettings(port=0, backend="script"), script=parse_script(script))
+            await start_bedrock(
+                LocalBedrockSettings(port=0, backend="llama" if script is None else "script"),
+                script=None if script is None else parse_script(script),
+            )
         )
         monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", bedrock.url)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
