@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from budget_svc import tables
 from budget_svc.book import Book
@@ -33,16 +33,17 @@ class LedgerRows:
 
     def __init__(self, *, is_sqlite: bool) -> None:
         sql = self._sql = BulkSql(is_sqlite=is_sqlite)
-        self._charges = text(
+        self._charges = sql.driver_sql(
             f"SELECT {', '.join(CHARGE_COLUMNS)} FROM charges WHERE {sql.among('id', 'ids')} ORDER BY id{sql.for_update()}"
         )
-        self._paths = text(
+        self._paths = sql.driver_sql(
             f"WITH RECURSIVE path(id, parent_id) AS (SELECT id, parent_id FROM budgets WHERE {sql.among('id', 'ids')}"
+            f" OR id IN (SELECT budget_id FROM charges WHERE {sql.among('id', 'charge_ids')})"
             " UNION SELECT b.id, b.parent_id FROM path JOIN budgets b ON b.id = path.parent_id)"
             f" SELECT {', '.join(BUDGET_COLUMNS)} FROM budgets WHERE id IN (SELECT id FROM path)"
             f" ORDER BY id{sql.for_update()}"
         )
-        self._rates = text(
+        self._rates = sql.driver_sql(
             f"SELECT model_id, seconds FROM rates WHERE {sql.among('model_id', 'ids')} ORDER BY model_id{sql.for_update()}"
         )
         self._insert_budgets = sql.insert(tables.budgets, BUDGET_COLUMNS)
@@ -53,32 +54,30 @@ class LedgerRows:
         self._insert_rates = sql.insert(tables.rates, ("model_id", "seconds"))
         self._update_rates = sql.update(tables.rates, "model_id", ("seconds",))
 
+    def paths(self, connection: Connection, ids: Iterable[str], charge_ids: Iterable[str]) -> list[Budget]:
+        """The budgets with these ids or with these charges, and all above them."""
+        parameters = {"ids": self._sql.list_of(ids), "charge_ids": self._sql.list_of(charge_ids)}
+        return [budget_from(row) for row in self._sql.read(connection, self._paths, parameters)]
+
     def charges(self, connection: Connection, ids: Iterable[str]) -> list[Charge]:
         parameters = {"ids": self._sql.list_of(ids)}
-        return [charge_from(row) for row in connection.execute(self._charges, parameters).all()]
-
-    def paths(self, connection: Connection, ids: Iterable[str]) -> list[Budget]:
-        """The budgets with these ids and all above them."""
-        parameters = {"ids": self._sql.list_of(ids)}
-        return [budget_from(row) for row in connection.execute(self._paths, parameters).all()]
+        return [charge_from(row) for row in self._sql.read(connection, self._charges, parameters)]
 
     def rates(self, connection: Connection, model_ids: Iterable[str]) -> list[RateWindow]:
         parameters = {"ids": self._sql.list_of(model_ids)}
-        return [RateWindow.decoded(*row) for row in connection.execute(self._rates, parameters).all()]
+        return [RateWindow.decoded(*row) for row in self._sql.read(connection, self._rates, parameters)]
 
     def save(self, connection: Connection, book: Book) -> None:
         """Writes what the book's operations changed, in an order of ids that is the same in every replica."""
-        new, changed = sorted(book.new_budgets), sorted(book.changed_budgets)
-        self._sql.write(connection, self._insert_budgets, [budget_to_row(book.budgets[key]) for key in new])
-        self._sql.write(
-            connection, self._update_budgets, [(key, *balances_to_row(book.budgets[key])) for key in changed]
-        )
-        new, changed = sorted(book.new_charges), sorted(book.changed_charges)
-        self._sql.write(connection, self._insert_charges, [charge_to_row(book.charges[key]) for key in new])
-        self._sql.write(
-            connection, self._update_charges, [(key, *outcome_to_row(book.charges[key])) for key in changed]
-        )
-        self._sql.write(connection, self._insert_entries, [entry_to_row(entry) for entry in book.entries])
-        new, changed = sorted(book.new_windows), sorted(book.changed_windows - book.new_windows)
-        self._sql.write(connection, self._insert_rates, [(key, book.windows[key].encoded()) for key in new])
-        self._sql.write(connection, self._update_rates, [(key, book.windows[key].encoded()) for key in changed])
+        write = self._sql.write
+        with self._sql.together(connection):
+            new, changed = sorted(book.new_budgets), sorted(book.changed_budgets)
+            write(connection, self._insert_budgets, [budget_to_row(book.budgets[key]) for key in new])
+            write(connection, self._update_budgets, [(key, *balances_to_row(book.budgets[key])) for key in changed])
+            new, changed = sorted(book.new_charges), sorted(book.changed_charges)
+            write(connection, self._insert_charges, [charge_to_row(book.charges[key]) for key in new])
+            write(connection, self._update_charges, [(key, *outcome_to_row(book.charges[key])) for key in changed])
+            write(connection, self._insert_entries, [entry_to_row(entry) for entry in book.entries])
+            new, changed = sorted(book.new_windows), sorted(book.changed_windows - book.new_windows)
+            write(connection, self._insert_rates, [(key, book.windows[key].encoded()) for key in new])
+            write(connection, self._update_rates, [(key, book.windows[key].encoded()) for key in changed])

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
 from budget_svc.book import Book, Outcome, Policy
 from budget_svc.ledger_rows import LedgerRows
 from budget_svc.operations import AdjustBudget, CreateBudgets, Operation, Reserve, ReserveInTurn
 from svc_common.errors import ServiceError
-from svc_common.store import Database
+from svc_common.store import ROW_EXISTS, Database
 from svc_common.times import Clock
 
 # Two replicas may insert the same new row at once; the one that loses finds the other's row when it looks again.
 _TRIES = 5
+
+
+class _Overtaken(Exception):
+    """Another replica reserved a charge of this id, under another budget, after the budgets to lock had been determined."""
 
 
 class LedgerStore:
@@ -31,13 +34,14 @@ class LedgerStore:
         """Applies the operations in order, in one transaction. A refused one gets its ServiceError and changes nothing."""
         for attempt in range(_TRIES):
             try:
-                return self._database.write(lambda connection: self._run(connection, operations))
-            except IntegrityError:
+                return self._database.write(lambda connection: self.apply(connection, operations))
+            except (*ROW_EXISTS, _Overtaken):
                 if attempt == _TRIES - 1:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def _run(self, connection: Connection, operations: Sequence[Operation]) -> list[Outcome | Exception]:
+    def apply(self, connection: Connection, operations: Sequence[Operation]) -> list[Outcome | Exception]:
+        """`execute` within a transaction of the caller's."""
         book = self._load(connection, operations)
         outcomes = [_attempt(book, operation) for operation in operations]
         self._rows.save(connection, book)
@@ -45,16 +49,19 @@ class LedgerStore:
 
     def _load(self, connection: Connection, operations: Sequence[Operation]) -> Book:
         now = self._clock()
-        # Rows are locked in one order everywhere - charges, budgets, rates, each by id - so that replicas never deadlock.
-        charges = self._rows.charges(connection, {charge_id for each in operations for charge_id in _charge_ids(each)})
-        budget_ids = {charge.budget_id for charge in charges}
+        charge_ids = {charge_id for each in operations for charge_id in _charge_ids(each)}
+        budget_ids = {budget_id for each in operations for budget_id in self._budget_ids(each, now)}
+        # Rows are locked in one order everywhere - budgets, charges, rates, each by id - so that replicas never deadlock. Whoever
+        # changes a charge has its budget, so what is read of charges after the budgets is what holds.
+        budgets = self._rows.paths(connection, budget_ids, charge_ids)
+        charges = self._rows.charges(connection, charge_ids)
+        if {charge.budget_id for charge in charges}.difference({""}, (budget.id for budget in budgets)):
+            raise _Overtaken
         model_ids = {charge.model_id for charge in charges}
-        for operation in operations:
-            budget_ids.update(self._budget_ids(operation, now))
-            model_ids.update(reserve.model_id for reserve in _reserves(operation))
-        budgets = self._rows.paths(connection, budget_ids - {""})
+        model_ids.update(reserve.model_id for each in operations for reserve in _reserves(each))
         rated = {found[0] for model_id in model_ids if (found := self._policy.quotas.find(model_id))}
-        return Book(now, self._policy, budgets, charges, self._rows.rates(connection, rated))
+        windows = self._rows.rates(connection, rated) if rated else []
+        return Book(now, self._policy, budgets, charges, windows)
 
     def _budget_ids(self, operation: Operation, now: int) -> Iterable[str]:
         if isinstance(operation, CreateBudgets):

@@ -25,6 +25,9 @@ from svc_common.errors import ErrorReason, ServiceError
 
 T = TypeVar("T")
 
+# What the drivers raise for a row whose key is taken: where replicas insert, another one may have been quicker.
+ROW_EXISTS = (sqlite3.IntegrityError, psycopg.IntegrityError)
+
 
 def open_engine(url: str, *, pool_size: int = 8) -> Engine:
     """An engine for `sqlite:///path` or `postgresql://...`. Raises ValueError for any other URL."""
