@@ -260,6 +260,15 @@ def test_history_follows_commits_and_rewritten_ones(tmp_path: Path) -> None:
         assert [change.hash for change in snapshot.view.recent_changes(10)] == [third, first]
 
 
+def test_a_key_in_a_commit_message_goes_no_further(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    commit(root, "Rotate AKIA" + "Q3EGV7XJ2LKMNP4R now", {"a.py": "1"})
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        (change,) = snapshot.view.recent_changes(5)
+        assert change.message == "(message withheld: may hold credentials)"
+        assert change.paths == ("a.py",)
+
+
 def test_a_repository_cannot_make_git_run_programs(tmp_path: Path) -> None:
     root = tmp_path / "root"
     commit(root, "Start", {"a.py": "1"})

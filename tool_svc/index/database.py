@@ -17,7 +17,7 @@ from pathlib import Path
 from tool_svc.index.parse import PARSER_VERSION, SearchText
 from tool_svc.index.words import name_words
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Keys of `meta`. A generation is a random name of one committed state.
 GENERATION, COMMIT, TREE, HISTORY = "generation", "commit", "tree", "history"

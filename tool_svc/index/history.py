@@ -6,10 +6,12 @@ from pathlib import Path
 
 from tool_svc.index.database import ChangeRow
 from tool_svc.workspace import git
+from tool_svc.workspace.text import holds_key_material
 
 MAX_COMMITS = 5_000
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_FILES_PER_COMMIT = 200
+_WITHHELD = "(message withheld: may hold credentials)"
 
 # Control characters that git writes between fields; a message may hold anything but NUL.
 _FORMAT = "%x00%x01%H%x00%ct%x00%B%x00"
@@ -48,7 +50,9 @@ def parse_log(output: bytes) -> list[ChangeRow]:
             ChangeRow(
                 commit.decode("ascii"),
                 int(time),
-                message.decode("utf-8", "replace").strip()[:MAX_MESSAGE_CHARACTERS],
+                _WITHHELD
+                if holds_key_material(message)
+                else message.decode("utf-8", "replace").strip()[:MAX_MESSAGE_CHARACTERS],
                 # A commit that touches everything says nothing about any one file.
                 paths if len(paths) <= MAX_FILES_PER_COMMIT else (),
             )
