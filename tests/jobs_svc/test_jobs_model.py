@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+from sqlalchemy import event
 
 from jobs_svc.job import NewJob
 from jobs_svc.operations import AbortJobs, CreateJobs, Disposition, Failure, Lease, Outcome, Release, Report, Success
@@ -22,6 +23,10 @@ from svc_common.endings import EndReason, JobState
 from svc_common.store import Database, migrate, open_engine
 
 LEASE, RETRY = 100, 10
+# Mostly long and at once, lest little ever runs; around the delay of a retry, too.
+LIVES = st.sampled_from([1_000, 10_000, 300, 50, RETRY, RETRY + 1, 1])
+OUTCOMES = st.sampled_from(["success", "retry", "fail", "release"])
+DELAYS = st.sampled_from([0, 0, 0, 20])
 POLICY = Policy(lease_time=LEASE, retry_delay=RETRY, max_retry_delay=RETRY)
 
 
@@ -37,6 +42,7 @@ class Known:
     attempt: int = 0
     token: int = 0
     expires: int = 0
+    aborted: bool = False
     children: list[str] = field(default_factory=list)
 
 
@@ -48,18 +54,21 @@ class QueueMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.time = 1_000_000
         self.events: dict[str, list[Any]] = {}
-        self.database = Database(open_engine(f"sqlite:///{Path(self.folder.name)}/q.sqlite"), read_threads=1)
+        engine = open_engine(f"sqlite:///{Path(self.folder.name)}/q.sqlite")
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+        self.database = Database(engine, read_threads=1)
         migrate(self.database.engine, MIGRATIONS)
         self.store = Store(self.database, POLICY, lambda: self.time, self.committed)
         self.model: dict[str, Known] = {}
+        self.closed: set[tuple[str, int]] = set()  # leases that their own report ended
 
     def teardown(self) -> None:
         self.database.close()
         self.folder.cleanup()
 
     def committed(self, changes: Changes) -> None:
-        for event in changes.events:
-            self.events.setdefault(event.root_id, []).append(event)
+        for entry in changes.events:
+            self.events.setdefault(entry.root_id, []).append(entry)
 
     def do(self, operation: Any) -> Any:
         [result] = self.store.execute([operation])
@@ -67,12 +76,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     # What callers do
 
-    @rule(tenant=st.sampled_from("ab"), life=st.integers(1, 500), delay=st.integers(0, 100), attempts=st.integers(1, 3))
+    @rule(tenant=st.sampled_from("ab"), life=LIVES, delay=DELAYS, attempts=st.integers(1, 3))
     def create_root(self, tenant: str, life: int, delay: int, attempts: int) -> None:
         self.create("", tenant, life, delay, attempts)
 
     @precondition(lambda self: self.live())
-    @rule(data=st.data(), life=st.integers(1, 500), attempts=st.integers(1, 3))
+    @rule(data=st.data(), life=LIVES, attempts=st.integers(1, 3))
     def create_child(self, data: st.DataObject, life: int, attempts: int) -> None:
         self.create(data.draw(st.sampled_from(sorted(self.live()))), "", life, 0, attempts)
 
@@ -88,48 +97,67 @@ class QueueMachine(RuleBasedStateMachine):
             self.model[parent].children.append(id_)
         self.model[id_] = Known(parent, deadline, due, attempts)
 
-    @rule(target=leases, wanted=st.integers(1, 3))
-    def claim(self, wanted: int) -> tuple[Lease, ...]:
-        self.tick(0)
-        ready = [
+    def ready(self) -> list[str]:
+        return [
             id_
             for id_, job in self.model.items()
             if job.state is JobState.QUEUED and job.due <= self.time < job.deadline
         ]
-        leases = self.do(Claimer("w", frozenset("k"), wanted)).leases
-        assert len(leases) == min(wanted, len(ready))
-        for lease in leases:
+
+    @precondition(lambda self: self.ready())
+    @rule(target=leases, wanted=st.integers(1, 3))
+    def claim(self, wanted: int) -> Any:
+        return multiple(*self.lease(wanted))
+
+    @precondition(lambda self: self.ready())
+    @rule(target=leases, outcome=OUTCOMES)
+    def work(self, outcome: str) -> Any:
+        """A lease that is used at once; its token may come back later."""
+        taken = self.lease(1)
+        for lease in taken:
+            self.say(lease, outcome)
+        return multiple(*taken)
+
+    def lease(self, wanted: int) -> list[Lease]:
+        self.tick(0)
+        ready = self.ready()
+        taken = self.do(Claimer("w", frozenset("k"), wanted)).leases
+        assert len(taken) == min(wanted, len(ready))
+        for lease in taken:
             assert lease.job.id in ready
             job = self.model[lease.job.id]
             job.state, job.attempt, job.token = JobState.RUNNING, job.attempt + 1, job.token + 1
             job.expires = self.time + LEASE
             assert (lease.fencing_token, lease.job.attempt) == (job.token, job.attempt)
-        return tuple(leases)
+        return list(taken)
 
-    @rule(
-        leases=consumes(leases), outcome=st.sampled_from(["success", "retry", "fail", "release"]), twice=st.booleans()
-    )
-    def report(self, leases: tuple[Lease, ...], outcome: str, twice: bool) -> None:
-        """Current leases are ended, whatever became of the others changes nothing; a repeat is accepted and changes nothing."""
+    def is_current(self, lease: Lease) -> bool:
+        job = self.model[lease.job.id]
+        return job.state is JobState.RUNNING and job.token == lease.fencing_token
+
+    @rule(lease=leases, outcome=OUTCOMES)
+    def report(self, lease: Lease, outcome: str) -> None:
+        self.say(lease, outcome)
+
+    def say(self, lease: Lease, outcome: str) -> None:
+        """A current lease is ended, and a repeat of that accepted; whatever is said about another one changes nothing."""
         outcomes: dict[str, Outcome] = {
             "success": Success(b"r"),
             "retry": Failure(EndReason.LLM_ERROR, retryable=True),
             "fail": Failure(EndReason.LLM_ERROR),
             "release": Release(),
         }
-        for lease in leases:
-            job = self.model[lease.job.id]
-            is_current = job.state is JobState.RUNNING and job.token == lease.fencing_token
-            news = Report(lease.job.id, lease.fencing_token, outcome=outcomes[outcome])
-            [reported] = self.do(ReportJobs([news])).reported
-            if not is_current:
-                assert reported.disposition in (Disposition.STALE, Disposition.JOB_ENDED)
-                continue
-            assert reported.disposition is Disposition.ACCEPTED
+        news = Report(lease.job.id, lease.fencing_token, outcome=outcomes[outcome])
+        if self.is_current(lease):
+            self.closed.add((lease.job.id, lease.fencing_token))
             self.take(lease.job.id, outcome)
-            if twice:
-                [reported] = self.do(ReportJobs([news])).reported
-                assert reported.disposition is Disposition.ACCEPTED
+            [reported] = self.do(ReportJobs([news])).reported
+            assert reported.disposition is Disposition.ACCEPTED
+        [repeated] = self.do(ReportJobs([news])).reported
+        if (lease.job.id, lease.fencing_token) not in self.closed:
+            assert repeated.disposition in (Disposition.STALE, Disposition.JOB_ENDED)
+        elif not self.model[lease.job.id].aborted:
+            assert repeated.disposition is Disposition.ACCEPTED or self.model[lease.job.id].token > lease.fencing_token
 
     def take(self, id_: str, outcome: str) -> None:
         job = self.model[id_]
@@ -140,15 +168,12 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             self.end(id_, JobState.SUCCEEDED if outcome == "success" else JobState.FAILED)
 
-    @rule(leases=leases)
-    def heartbeat(self, leases: tuple[Lease, ...]) -> None:
-        for lease in leases:
-            job = self.model[lease.job.id]
-            is_current = job.state is JobState.RUNNING and job.token == lease.fencing_token
-            [reported] = self.do(ReportJobs([Report(lease.job.id, lease.fencing_token)])).reported
-            assert (reported.disposition is Disposition.ACCEPTED) is is_current
-            if is_current:
-                job.expires = self.time + LEASE
+    @rule(lease=leases)
+    def heartbeat(self, lease: Lease) -> None:
+        [reported] = self.do(ReportJobs([Report(lease.job.id, lease.fencing_token)])).reported
+        assert (reported.disposition is Disposition.ACCEPTED) is self.is_current(lease)
+        if self.is_current(lease):
+            self.model[lease.job.id].expires = self.time + LEASE
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
@@ -161,7 +186,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     # What the clock does
 
-    @rule(step=st.integers(1, 150))
+    @precondition(lambda self: self.model)
+    @rule(step=st.sampled_from([1, 1, RETRY, LEASE]))
+    def wait(self, step: int) -> None:
+        self.tick(step)
+
     def tick(self, step: int) -> None:
         self.time += step
         self.do(PassTime(1000))
@@ -188,7 +217,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         for child in job.children:
             self.end(child, JobState.ABORTED)
-        job.state = state
+        job.state, job.aborted = state, state is JobState.ABORTED
 
     def stored(self, work: Callable[[Any], Any]) -> Any:
         return self.database.read_here(work)
@@ -206,12 +235,12 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def logs_have_no_gaps_and_end_once_with_their_root(self) -> None:
         for root_id, log in self.events.items():
-            assert [event.sequence for event in log] == list(range(1, len(log) + 1))
-            assert [event.is_last for event in log[:-1]] == [False] * (len(log) - 1)
+            assert [entry.sequence for entry in log] == list(range(1, len(log) + 1))
+            assert not any(entry.is_last for entry in log[:-1])
             assert log[-1].is_last is self.model[root_id].state.is_terminal
 
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
