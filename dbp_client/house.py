@@ -89,6 +89,10 @@ class House:
         """Where the local Bedrock endpoint is."""
         return self._environment["AWS_ENDPOINT_URL_BEDROCK_RUNTIME"]
 
+    def command(self, name: str) -> list[str]:
+        """What a service is started with."""
+        return [sys.executable, "-m", name]
+
     def log_of(self, name: str) -> Path:
         return self.data / f"{name}.log"
 
@@ -147,9 +151,7 @@ class House:
     async def _start(self, name: str) -> None:
         with self.log_of(name).open("ab") as log:
             self._processes[name] = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                name,
+                *self.command(name),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
