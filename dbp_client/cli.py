@@ -74,10 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _cancellable(work: Awaitable[int]) -> int:
-    """Ctrl-C and SIGTERM cancel the work, so that what it began is ended in its `finally` blocks."""
+    """Ctrl-C, SIGTERM and a closed terminal cancel the work, so that what it began is ended in its `finally` blocks."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     return await task
 
