@@ -1,6 +1,9 @@
 """Money: int pico-USD (1e-12 USD) everywhere inside, `dbp.common.v1.Amount` on the wire. Never float.
 
-Rounding happens in one place only, when an amount is shown as google.type.Money (nano-USD): half away from zero.
+The rounding rule: inside, nothing is ever rounded. A price is a whole number of pico-USD per token (tools/prices.py rounds one that
+is published finer up, when it writes the price file), so every cost is an exact sum of products. Only where an amount is shown as
+google.type.Money, whose unit is nano-USD, is it rounded, half away from zero; what is read back is `pico_usd`. A sum that leaves
+int64 is refused (AMOUNT_OVERFLOW), never clipped.
 """
 
 from __future__ import annotations

@@ -262,10 +262,10 @@ def database(database_url: str) -> Iterator[Database]:
 
 def test_the_ledger_behaves_as_its_model(database: Database) -> None:
     # A transaction on PostgreSQL costs more round trips; the logic is the same. DBP_EXAMPLES asks for a longer run.
-    count = int(os.environ.get("DBP_EXAMPLES", 0)) or (25 if database.is_sqlite else 6)
+    count = int(os.environ.get("DBP_EXAMPLES", 0)) or (15 if database.is_sqlite else 4)
     run_state_machine_as_test(
         lambda: LedgerMachine(database),  # type: ignore[arg-type]  # any factory will do
         settings=settings(
-            max_examples=count, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=count, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
