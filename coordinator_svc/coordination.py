@@ -188,10 +188,13 @@ class Conduct:
 
     async def on_turn(self, conversation: Conversation) -> None:
         self._checkpoint.conversation = conversation
-        if not any("toolUse" in block for block in conversation.unanswered):
+        if not conversation.unanswered:  # a round of tools is over, and has logged what was spent
             await self._run.save(self._checkpoint.to_bytes())
-        # Else run_tools follows and saves, so that the plan is logged together with the turn that made it.
-        await self._log_spend()
+        elif any("toolUse" in block for block in conversation.unanswered):
+            # run_tools follows and saves, so that the plan is logged together with the turn that made it.
+            await self._log_spend()
+        else:
+            await asyncio.gather(self._run.save(self._checkpoint.to_bytes()), self._log_spend())
 
     async def on_warning(self, message: str) -> None:
         warning = coordinator_pb2.Warning(message=message)
