@@ -87,6 +87,7 @@ async def _up(arguments: argparse.Namespace) -> int:
         print("all services are up; Ctrl-C stops them")
         for name in SERVICES:
             print(f"  {name:16} {house.address(name)}   log {house.log_of(name)}")
+        sys.stdout.flush()  # whoever waits for these lines at the end of a pipe shall see them now
         await asyncio.Event().wait()
     return COMPLETE
 
