@@ -62,17 +62,17 @@ class JobQueue:
         """Leases for the claimer, waiting up to `max_wait` seconds for the first."""
         give_up = asyncio.get_running_loop().time() + max_wait
         with self.waiters.wait(claimer) as waiter:
-            while not self.waiters.is_over(waiter):
-                taken = await self._taken(waiter.take_claim() or self._committer.enqueue(claimer)[0])
-                if taken.leases:
-                    return taken.leases
-                try:
+            try:
+                while not self.waiters.is_over(waiter):
+                    taken = await self._taken(waiter.take_claim() or self._committer.enqueue(claimer)[0])
+                    if taken.leases:
+                        return taken.leases
                     if not await waiter.ready(give_up):
                         break
-                except asyncio.CancelledError:
-                    if made := waiter.claim:
-                        made.add_done_callback(self._give_back)
-                    raise
+            finally:
+                # One that was made for this waiter while it took another, or left: its leases would go to nobody.
+                if made := waiter.take_claim():
+                    made.add_done_callback(self._give_back)
         return []
 
     async def _taken(self, taking: asyncio.Future[Taken]) -> Taken:
