@@ -59,7 +59,7 @@ class Statements:
         self.jobs_without_content = sql(f"SELECT {hollow} FROM jobs WHERE {among('id', 'ids')}")
         errors = ", ".join(rows.ATTEMPT_ERROR_COLUMNS)
         self.attempt_errors = sql(
-            f"SELECT {errors} FROM attempt_errors WHERE {among('job_id', 'ids')} ORDER BY job_id, time"
+            f"SELECT {errors} FROM attempt_errors WHERE {among('job_id', 'ids')} ORDER BY job_id, attempt"
         )
 
         # A loose index scan: one probe of the index per lane, however many jobs wait in it.

@@ -122,7 +122,7 @@ attempt_errors = Table(
     Column("attempt", Integer, nullable=False),
     Column("reason", SmallInteger, nullable=False),
     Column("message", Text, nullable=False),
-    PrimaryKeyConstraint("job_id", "time"),
+    PrimaryKeyConstraint("job_id", "attempt"),
     sqlite_with_rowid=False,
 )
 

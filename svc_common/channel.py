@@ -49,7 +49,7 @@ def open_channel(address: str, settings: CommonSettings) -> grpc.aio.Channel:
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 250),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.use_local_subchannel_pool", 1),
@@ -94,6 +94,7 @@ async def stream(rpc: Any) -> AsyncIterator[AsyncIterator[Any]]:
     """Consumes a response stream; leaving the block cancels it. Its failures are raised as `ServiceError`."""
 
     async def responses() -> AsyncIterator[Any]:
+        deadline.bounded(None)  # gRPC's own timer may fire after the first response of a quick callee
         try:
             async for response in rpc:
                 yield response

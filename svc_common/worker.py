@@ -30,6 +30,7 @@ Outcome = jobs_pb2.Success | jobs_pb2.Failure | jobs_pb2.Release
 TEXT_GATHER_SECONDS = 0.03
 _CLAIM_WAIT_SECONDS = 20
 _REPORT_TIMEOUT_SECONDS = 10.0
+_STOPS_PAUSE_SECONDS = 0.2
 _REPEATABLE = AWAY | {ErrorReason.DEADLINE_EXCEEDED}
 _MAX_EVENTS_PER_REPORT = 200
 
@@ -129,7 +130,8 @@ class Worker:
     def start(self) -> None:
         self._loops = [
             asyncio.create_task(supervised("claims", self._claim, until=lambda: self._draining)),
-            asyncio.create_task(supervised("stops", self._watch_stops)),
+            # Soon again after an outage: what is ended meanwhile goes on, and costs, until this watch is back.
+            asyncio.create_task(supervised("stops", self._watch_stops, max_pause=_STOPS_PAUSE_SECONDS)),
             asyncio.create_task(supervised("heartbeats", self._beat)),
             asyncio.create_task(supervised("reports", self._reporter.run)),
         ]

@@ -11,7 +11,7 @@ from dbp.jobs.v1 import jobs_pb2
 
 from bench.chaos.evidence import Trail
 from bench.chaos.lag import LagProbe
-from bench.chaos.outages import Outage, is_quiet, up_again
+from bench.chaos.outages import Outage, is_quiet, up_again, without
 from local_bedrock.invoice import CallState
 from svc_common.endings import JobState
 from svc_common.times import MICROS, from_timestamp, now
@@ -22,6 +22,8 @@ Result = coordinator_pb2.RequestResult
 HANG_MICROS = MICROS
 MODEL_CALL_MICROS = MICROS // 10
 TOOL_WORK_MICROS = MICROS
+# Within so long of jobs_svc's return its workers watch for stops again.
+REWATCH_MICROS = MICROS // 2
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,17 @@ class Scene:
     lag: LagProbe
 
     def late(self, job: jobs_pb2.Job, time: int) -> int:
-        """Microseconds from a job's end to `time`, less those in which its worker was paused or the machine too busy."""
+        """Microseconds from a job's end to `time` in which its worker could have heard of the end: those count not in which it was
+        paused or jobs_svc away, nor those in which the machine was too busy."""
         doer = "coordinator_svc" if job.id == job.root_id else "tool_svc"
-        end = up_again(self.outages, doer, from_timestamp(job.end_time))
-        return time - end - self.lag.within(end, time)
+        deaf = [(outage.began, outage.ended or time) for outage in self.outages if outage.service == doer]
+        deaf += [
+            (outage.began, (outage.ended or time) + REWATCH_MICROS)
+            for outage in self.outages
+            if outage.service == "jobs_svc"
+        ]
+        hearing = without((from_timestamp(job.end_time), time), deaf)
+        return sum(ended - began - self.lag.within(began, ended) for began, ended in hearing)
 
 
 def overspend(trail: Trail, scene: Scene) -> list[str]:

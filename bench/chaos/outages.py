@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dbp_client.house import SERVICES, House
@@ -79,6 +79,17 @@ def up_again(outages: Sequence[Outage], service: str, time: int) -> int:
         if outage.service == service and outage.began <= time < (outage.ended or now()):
             time = outage.ended or now()
     return time
+
+
+def without(span: tuple[int, int], gaps: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The parts of a span of time that lie in none of the gaps."""
+    parts = []
+    began, ended = span
+    for gap_began, gap_ended in sorted(gaps):
+        if began < min(gap_began, ended):
+            parts.append((began, min(gap_began, ended)))
+        began = max(began, gap_ended)
+    return [*parts, (began, ended)] if began < ended else parts
 
 
 def is_quiet(outages: Sequence[Outage], began: int, ended: int) -> bool:

@@ -17,6 +17,8 @@ from local_bedrock.calls import ModelCall, Text
 MAX_QUESTION_CHARS = 300
 
 _TAG = re.compile(r"<data\b(?P<attributes>[^<>]*)>|</data>")
+# A tag of a fence that stands in fenced text; a reader takes it for what it was.
+_DEFUSED_TAG = re.compile(r"&lt;(?=\s*/?\s*data\b)", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"(\w+)\s*=\s*[\"']([^\"']*)[\"']")
 _QUESTION_NAME = re.compile(r"(user_?)?(query|question|request)", re.IGNORECASE)
 # Fences that say how to work and not what to answer from; the question is one of them.
@@ -94,7 +96,8 @@ def _split(text: str) -> tuple[list[_Fence], str]:
             opened = tag
         elif opened is not None and tag["attributes"] is None:
             given = dict(_ATTRIBUTE.findall(opened["attributes"]))
-            fences.append(_Fence(given.get("name", ""), given.get("source", ""), text[opened.end() : tag.start()]))
+            body = _DEFUSED_TAG.sub("<", text[opened.end() : tag.start()])
+            fences.append(_Fence(given.get("name", ""), given.get("source", ""), body))
             end = tag.end()
             opened = None
     return fences, "".join([*outside, text[end:]] if opened is None else outside)

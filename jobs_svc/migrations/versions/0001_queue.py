@@ -110,8 +110,8 @@ def upgrade() -> None:
     op.create_table(
         "attempt_errors",
         key("job_id", primary_key=True),
-        sa.Column("time", sa.BigInteger, primary_key=True),
-        sa.Column("attempt", sa.Integer, nullable=False),
+        number("time"),
+        sa.Column("attempt", sa.Integer, primary_key=True),
         small("reason"),
         text("message"),
         sqlite_with_rowid=False,
