@@ -20,8 +20,9 @@ from pathlib import Path
 import psutil
 
 from bench.fan import peers, system
-from bench.fan.peers import PEERS, PeerMissing
+from bench.fan.peers import PEERS
 from bench.fan.system import Measured
+from bench.peers.environment import PeerMissing
 from bench.peers.load import Load
 
 CALLERS = (1, 8, 64)
@@ -52,13 +53,13 @@ async def measure_ours(
 
 def measure_peers(figures: Figures, callers: Sequence[int], seconds: float) -> None:
     try:
-        peers.install()
+        python = peers.install()
     except PeerMissing as error:
         figures.missing.update({peer.name: str(error) for peer in PEERS})
         return
     for peer in PEERS:
         try:
-            figures.loads[peer.name] = peers.measure(peer, callers, seconds)
+            figures.loads[peer.name] = peers.measure(python, peer, callers, seconds)
         except PeerMissing as error:
             figures.missing[peer.name] = str(error)
 
