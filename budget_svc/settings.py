@@ -11,7 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from budget_svc.rates import ModelQuota
 from budget_svc.tenants import Period, Tenants, TenantTerms
 from svc_common.money import MAX_PICO_USD, parse_usd
-from svc_common.settings import ServiceSettings
+from svc_common.settings import ListenAddress, ServiceSettings
 
 
 def _pico_usd(value: Any) -> Any:
@@ -58,7 +58,7 @@ class BudgetSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DBP_BUDGET_")
     table = "budget"
 
-    listen: str = Field("127.0.0.1:8812", pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
+    listen: ListenAddress = "127.0.0.1:8812"
     database_url: str = Field("sqlite:///.dbp/budget.sqlite", description="sqlite:///path or postgresql://...")
     price_file: Path | None = Field(None, description="a price file to use instead of the bundled one")
     model_aliases: dict[str, str] = Field(

@@ -7,16 +7,14 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from svc_common.settings import ServiceSettings
+from svc_common.settings import ListenAddress, ServiceSettings
 
 
 class CoordinatorSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DBP_COORDINATOR_")
     table = "coordinator"
 
-    listen: str = Field(
-        "127.0.0.1:8810", pattern=r"^[^:\s]+:\d{1,5}$", description="host:port; port 0 takes a free one"
-    )
+    listen: ListenAddress = "127.0.0.1:8810"
     prompts_dir: Path = Field(Path("doc/llm/prompts"), description="folder of the prompt templates")
     running_requests: int = Field(64, gt=0, le=10_000, description="requests that this process runs at the same time")
     max_requests: int = Field(1000, ge=0, description="unfinished requests in all; 0 is no limit")

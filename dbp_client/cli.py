@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -48,11 +49,16 @@ _USAGE_REASONS = frozenset(
     }
 )
 
+_HOUSE_OPTIONS = ("workspace", "data", "bedrock")
+
 Command = Callable[[argparse.Namespace], Awaitable[int]]
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if misplaced := _house_options_without_house(arguments):
+        parser.error(f"{misplaced} goes with --up: services that are up already have their own")
     sys.exit(run(arguments))
 
 
@@ -63,6 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         return asyncio.run(_cancellable(command(arguments)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return CANCELLED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ERROR
     except (SettingsError, HouseError) as error:
         sys.stderr.write(f"dbp: {error}\n")
         return ERROR
@@ -77,8 +86,15 @@ async def _cancellable(work: Awaitable[int]) -> int:
     """Ctrl-C, SIGTERM and a closed terminal cancel the work, so that what it began is ended in its `finally` blocks."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        # Once: a second one would cut short the stopping of what was begun.
+        if not task.cancelling():
+            sys.stderr.write("stopping ...\n")
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     return await task
 
 
@@ -101,7 +117,7 @@ async def _ask(arguments: argparse.Namespace) -> int:
 
 async def _ask_house(arguments: argparse.Namespace, settings: CommonSettings) -> int:
     async with AsyncClient(settings) as client:
-        return await _show(
+        code = await _show(
             client.ask(
                 arguments.question,
                 workspace=arguments.workspace_name,
@@ -115,15 +131,22 @@ async def _ask_house(arguments: argparse.Namespace, settings: CommonSettings) ->
             ),
             choose_view(arguments.json),
         )
+    return ERROR if code is None else code
 
 
 async def _watch(arguments: argparse.Namespace) -> int:
     async with AsyncClient() as client:
-        return await _show(client.watch(arguments.request, arguments.after), choose_view(arguments.json))
+        code = await _show(client.watch(arguments.request, arguments.after), choose_view(arguments.json))
+        if code is not None:
+            return code
+        request = await client.get(arguments.request)
+        sys.stderr.write(f"nothing came after {arguments.after}; the last event was {request.last_sequence}\n")
+        return _OUTCOMES.get(request.result.outcome, COMPLETE)
 
 
-async def _show(events: AsyncIterator[RequestEvent], view: View) -> int:
-    code = ERROR
+async def _show(events: AsyncIterator[RequestEvent], view: View) -> int | None:
+    """Shows events to their end; the exit code of the result, or None when none came."""
+    code: int | None = None
     try:
         async for event in events:
             view.show(event)
@@ -229,13 +252,21 @@ async def _bedrock(arguments: argparse.Namespace) -> int:
 
 @asynccontextmanager
 async def _house(arguments: argparse.Namespace, *, free_ports: bool) -> AsyncIterator[House]:
-    root = arguments.workspace.resolve()
+    root = (arguments.workspace or Path()).resolve()
     if not root.is_dir():
         raise HouseError(f"{root} is not a folder")
     sys.stderr.write("starting the services ...\n")
-    house = House(arguments.data, {"default": root}, arguments.bedrock, free_ports)
-    async with house:
+    # A house for one question keeps out of the way of one that is up.
+    data = arguments.data or Path(".dbp/ask" if free_ports else ".dbp")
+    async with House(data, {"default": root}, arguments.bedrock or "local", free_ports) as house:
         yield house
+
+
+def _house_options_without_house(arguments: argparse.Namespace) -> str:
+    """The first option about services to be started, where none are; "" when all is well."""
+    if getattr(arguments, "up", True):
+        return ""
+    return next((f"--{name}" for name in _HOUSE_OPTIONS if getattr(arguments, name) is not None), "")
 
 
 def _seconds(text: str) -> float:
@@ -246,6 +277,12 @@ def _seconds(text: str) -> float:
     if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
         raise argparse.ArgumentTypeError(f"a time must be between {SHORTEST_SECONDS:g}s and {LONGEST_SECONDS:g}s")
     return seconds
+
+
+def _sequence(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of an event")
+    return int(text)
 
 
 def _usd(text: str) -> str:
@@ -266,11 +303,12 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def add_house_options(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--workspace", type=Path, default=Path(), help="folder to ask about (default: this one)")
-        sub.add_argument("--data", type=Path, default=Path(".dbp"), help="folder of databases and logs (default: .dbp)")
+        sub.add_argument("--workspace", type=Path, help="folder to ask about (default: this one)")
+        sub.add_argument(
+            "--data", type=Path, help="folder of databases and logs (default: .dbp, or .dbp/ask for one question)"
+        )
         sub.add_argument(
             "--bedrock",
-            default="local",
             metavar="local|aws|SCRIPT",
             help="bundled model, Amazon Bedrock by AWS credentials, or a script for the local endpoint (default: local)",
         )
@@ -293,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     watch = add("watch", _watch, "watch a request from any point of its events")
     watch.add_argument("request")
     watch.add_argument(
-        "--after", type=int, default=0, metavar="SEQUENCE", help="only what came after it (default: all)"
+        "--after", type=_sequence, default=0, metavar="SEQUENCE", help="only what came after it (default: all)"
     )
 
     for name, command, summary in (

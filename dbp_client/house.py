@@ -6,12 +6,17 @@ Each service is a process of its own and is reached by gRPC, as in a cluster; on
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
+import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +24,11 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from local_bedrock.settings import LocalBedrockSettings
 from svc_common.channel import open_channel
 from svc_common.settings import CommonSettings, load
+
+logger = logging.getLogger(__name__)
 
 BEDROCK = "local_bedrock"
 # Keepers before doers; stopped in the opposite order, so that whoever works can still report.
@@ -53,16 +61,18 @@ class House:
     _processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     _watchers: list[asyncio.Task[None]] = field(default_factory=list)
     _environment: dict[str, str] = field(default_factory=dict)
+    _held: ExitStack = field(default_factory=ExitStack)
 
     async def __aenter__(self) -> House:
-        self.data.mkdir(parents=True, exist_ok=True)
+        self._take_data_folder()
         if self.free_ports:
             ports = {name: f"127.0.0.1:{free_port()}" for name in SERVICES}
             self.settings = self.settings.model_copy(
                 update={f"{name.removesuffix('_svc')}_address": address for name, address in ports.items()}
             )
-        self._environment = self._build_environment()
         try:
+            self._environment = self._build_environment()
+            self._check_ports()
             if self.bedrock != "aws":
                 await self._start(BEDROCK)
             for name in SERVICES:
@@ -91,7 +101,9 @@ class House:
 
     def command(self, name: str) -> list[str]:
         """What a service is started with."""
-        return [sys.executable, "-m", name]
+        # Where it can be had, a parent that is killed takes its services along.
+        with_parent = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+        return [*with_parent, sys.executable, "-m", name]
 
     def log_of(self, name: str) -> Path:
         return self.data / f"{name}.log"
@@ -107,6 +119,28 @@ class House:
             return False
         finally:
             await channel.close(None)
+
+    def _take_data_folder(self) -> None:
+        """One house at a time: a SQLite file has one writing process."""
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+            lock = self._held.enter_context((self.data / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._held.close()
+            raise HouseError(
+                f"{self.data} is used by another house that is up; choose another folder by --data"
+            ) from error
+        except OSError as error:
+            raise HouseError(f"{self.data} cannot be used: {error.strerror}") from error
+
+    def _check_ports(self) -> None:
+        """A service that finds its port taken would die, while another house's answers in its place."""
+        taken = {name: self.address(name) for name in SERVICES if not _is_free(self.address(name))}
+        if self.bedrock != "aws" and not _is_free(address := self.bedrock_url.removeprefix("http://")):
+            taken[BEDROCK] = address
+        for name, address in taken.items():
+            raise HouseError(f"{name} cannot listen on {address}: the port is in use; is another house up?")
 
     def _build_environment(self) -> dict[str, str]:
         common = self.settings
@@ -132,7 +166,7 @@ class House:
         return environment
 
     def _local_bedrock_environment(self) -> dict[str, str]:
-        port = free_port() if self.free_ports else int(os.environ.get("DBP_BEDROCK_LOCAL_PORT", "8790"))
+        port = free_port() if self.free_ports else load(LocalBedrockSettings).port
         environment = {
             "DBP_BEDROCK_LOCAL_PORT": str(port),
             "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": f"http://127.0.0.1:{port}",
@@ -163,12 +197,13 @@ class House:
     async def _wait_until_ready(self, name: str) -> None:
         is_ready = self._bedrock_listens if name == BEDROCK else partial(self.is_serving, name)
         deadline = asyncio.get_running_loop().time() + _READY_SECONDS
-        while not await is_ready():
-            if self._processes[name].returncode is not None:
-                raise HouseError(f"{name} did not start: {self._last_words(name)}")
+        while self._processes[name].returncode is None:
+            if await is_ready():
+                return
             if asyncio.get_running_loop().time() > deadline:
                 raise HouseError(f"{name} was not ready within {_READY_SECONDS:.0f} s: {self._last_words(name)}")
             await asyncio.sleep(0.05)
+        raise HouseError(f"{name} did not start: {self._last_words(name)}")
 
     async def _bedrock_listens(self) -> bool:
         try:
@@ -187,7 +222,8 @@ class House:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            await self._processes[name].wait()
+            code = await self._processes[name].wait()
+            logger.warning("%s ended with code %d and is started again: %s", name, code, self._last_words(name))
             if loop.time() - began > _HEALTHY_SECONDS:
                 pause = 0.1
             await asyncio.sleep(pause)
@@ -207,6 +243,7 @@ class House:
                 except TimeoutError:
                     process.kill()
                     await process.wait()
+        self._held.close()
 
 
 def free_port() -> int:
@@ -214,3 +251,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _is_free(address: str) -> bool:
+    """Whether a service could listen on `host:port`; what cannot be tried here (another host, a name) may well be."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what lingers of ended connections is no obstacle
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+        except ValueError:
+            return True
+    return True

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt
 from pydantic_settings import SettingsConfigDict
 
 from jobs_svc.policy import Policy
-from svc_common.settings import ServiceSettings
+from svc_common.settings import ListenAddress, ServiceSettings
 from svc_common.times import MICROS
 
 
@@ -16,11 +16,7 @@ class JobsSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DBP_JOBS_")
     table = "jobs"
 
-    listen: str = Field(
-        "127.0.0.1:8811",
-        pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$",
-        description="host:port; port 0 takes a free one",
-    )
+    listen: ListenAddress = "127.0.0.1:8811"
     database_url: str = Field(
         "sqlite:///.dbp/jobs.sqlite", repr=False, description="sqlite:///path of a file, or postgresql://..."
     )

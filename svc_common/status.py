@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import cast
 
@@ -15,6 +16,7 @@ from svc_common.times import duration_from_seconds
 
 DOMAIN = "dbp"
 _DETAILS_KEY = "grpc-status-details-bin"
+_ADDRESS = re.compile(r"\bipv[46]:(\S+:\d+)")  # as gRPC names a peer that it cannot reach
 
 CODES: dict[ErrorReason, grpc.StatusCode] = {
     ErrorReason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -82,7 +84,10 @@ def error_of(rpc_error: grpc.aio.AioRpcError) -> ServiceError:
         if key == _DETAILS_KEY and isinstance(value, bytes):
             return _from_status(status_pb2.Status.FromString(value), rpc_error.code())
     reason = _FOREIGN_REASONS.get(rpc_error.code(), ErrorReason.INTERNAL)
-    return ServiceError(reason, rpc_error.details() or rpc_error.code().name)
+    details = rpc_error.details() or rpc_error.code().name
+    if reason is ErrorReason.SERVICE_UNAVAILABLE and (address := _ADDRESS.search(details)):
+        details = f"no service answers at {address[1]}"
+    return ServiceError(reason, details)
 
 
 def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> ServiceError:

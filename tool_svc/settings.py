@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from svc_common.settings import ServiceSettings
+from svc_common.settings import ListenAddress, ServiceSettings
 from tool_svc.engine import Limits
 
 
@@ -34,11 +34,7 @@ class ToolServiceSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DBP_TOOL_")
     table = "tool"
 
-    listen: str = Field(
-        "127.0.0.1:8813",
-        pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$",
-        description="host:port; port 0 takes a free one",
-    )
+    listen: ListenAddress = "127.0.0.1:8813"
     role: Literal["service", "worker", "both"] = Field(
         "both", description="what this process does; a worker serves nothing but health on its address"
     )

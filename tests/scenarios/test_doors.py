@@ -105,6 +105,8 @@ async def test_a_partial_answer_has_its_own_exit_code(open_house: OpenHouse) -> 
         (["ask"], 2),
         (["ask", "Where?", "--timeout", "soon"], 2),
         (["ask", "Where?", "--max-cost", "much"], 2),
+        (["ask", "Where?", "--workspace", "."], 2),
+        (["watch", "request", "--after", "9" * 30], 2),
         (["nonsense"], 2),
     ],
 )

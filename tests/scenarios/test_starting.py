@@ -8,13 +8,16 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from dbp_client.house import free_port
 from tests.scenarios.scripts import script
-from tests.support.house import house, small_repository
+from tests.support.house import house
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVICES = ("coordinator_svc", "tool_svc", "jobs_svc", "budget_svc")
@@ -111,27 +114,71 @@ async def test_ctrl_c_cancels_the_request_and_says_so_by_its_exit_code(
     assert request.result.error.message == "the request was cancelled"
 
 
-async def test_dbp_up_serves_until_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:
+@asynccontextmanager
+async def dbp_up(tmp_path: Path, data: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`dbp up` on free ports, over a script that never answers."""
     rules = tmp_path / "script.yaml"
     rules.write_text(script(STALLED))
-    environment = dict(os.environ)
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        environment["DBP_BEDROCK_LOCAL_PORT"] = str(one.getsockname()[1])
-    for short in ("COORDINATOR", "JOBS", "BUDGET", "TOOL"):
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            environment[f"DBP_{short}_ADDRESS"] = f"127.0.0.1:{one.getsockname()[1]}"
+    addresses = {
+        f"DBP_{short}_ADDRESS": f"127.0.0.1:{free_port()}" for short in ("COORDINATOR", "JOBS", "BUDGET", "TOOL")
+    }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dbp_client", "up", "--workspace", str(small_repository(tmp_path / "w")),
-        "--data", str(tmp_path / "data"), "--bedrock", str(rules),
-        stdout=asyncio.subprocess.PIPE, env=environment,
+        sys.executable, "-m", "dbp_client", "up", "--workspace", str(tmp_path),
+        "--data", str(tmp_path / data), "--bedrock", str(rules),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=os.environ | addresses | {"DBP_BEDROCK_LOCAL_PORT": str(free_port())} | environment,
     )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+
+
+async def is_up(process: asyncio.subprocess.Process) -> bool:
     assert process.stdout is not None
-    assert b"all services are up" in await process.stdout.readline()
-    children = psutil.Process(process.pid).children()
-    assert len(children) == 5
-    process.send_signal(signal.SIGINT)
-    await process.communicate()
+    return b"all services are up" in await process.stdout.readline()
+
+
+async def test_dbp_up_serves_until_ctrl_c_and_leaves_no_process_however_often_it_is_pressed(tmp_path: Path) -> None:
+    async with dbp_up(tmp_path, "data") as process:
+        assert await is_up(process)
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 5
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        while b"stopping" not in await process.stderr.readline():
+            continue
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
     assert process.returncode == 130
     assert not [child for child in children if child.is_running()]
+
+
+async def test_dbp_up_does_not_take_another_house_for_its_own(tmp_path: Path) -> None:
+    async with dbp_up(tmp_path, "data") as first:
+        assert await is_up(first)
+        async with dbp_up(tmp_path, "data") as on_the_same_folder:
+            _, err = await on_the_same_folder.communicate()
+        assert on_the_same_folder.returncode == 1
+        assert "is used by another house" in err.decode()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            async with dbp_up(tmp_path, "other", DBP_BUDGET_ADDRESS=address) as on_a_taken_port:
+                _, err = await on_a_taken_port.communicate()
+        assert on_a_taken_port.returncode == 1
+        assert f"budget_svc cannot listen on {address}" in err.decode()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="util-linux' setpriv ties the services to their starter")
+async def test_a_killed_dbp_up_takes_its_services_along(tmp_path: Path) -> None:
+    async with dbp_up(tmp_path, "data") as process:
+        assert await is_up(process)
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        await process.communicate()
+        gone, alive = await asyncio.to_thread(psutil.wait_procs, children, 20)
+    assert (len(gone), alive) == (5, [])

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from svc_common.settings import ServiceSettings, SettingsError, load
@@ -12,6 +13,7 @@ class ExampleSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DBP_EXAMPLE_")
     table = "example"
     size: int = 1
+    names: dict[str, int] = Field(default_factory=dict)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,13 @@ def test_arguments_win_over_environment_over_project_over_user_over_defaults(
     [
         ("DBP_EXAMPLE_SIZE", "many", "DBP_EXAMPLE_SIZE"),
         ("DBP_EXAMPLE_LISTEN", "nowhere", "DBP_EXAMPLE_LISTEN"),
+        ("DBP_EXAMPLE_LISTEN", "127.0.0.1:65536", "DBP_EXAMPLE_LISTEN"),
+        ("DBP_EXAMPLE_NAMES", "not JSON", "DBP_EXAMPLE_NAMES"),
         ("DBP_TRACES", "somewhere", "DBP_TRACES"),
+        ("DBP_TLS_CA_FILE", "nowhere.pem", "DBP_TLS_CA_FILE"),
+        # A certificate without its key would leave TLS off in silence.
+        ("DBP_TLS_CERT_FILE", __file__, "[common]: tls_cert_file and tls_key_file"),
+        ("DBP_CONFIG", "nowhere.toml", "DBP_CONFIG"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_key(
@@ -52,7 +60,10 @@ def test_a_bad_value_is_one_line_that_names_the_key(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "complaint"), [("[example]\nsizes = 3\n", "'sizes'"), ("[example\n", "dbp.toml")])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("[example]\nsizes = 3\n", "'sizes'"), ("[example\n", "dbp.toml"), ("example = 3\n", "must be a table")],
+)
 def test_a_bad_file_is_one_line_that_names_the_place(content: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "dbp.toml").write_text(content)
     with pytest.raises(SettingsError, match=complaint):
