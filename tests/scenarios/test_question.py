@@ -209,6 +209,7 @@ async def test_a_request_may_continue_an_earlier_one(open_house: OpenHouse) -> N
         ({"query": "q", "max_cost": "1000000"}, ErrorReason.INVALID_ARGUMENT),
         ({"query": "q", "timeout": -5}, ErrorReason.INVALID_ARGUMENT),
         ({"query": "q", "max_rounds": 99}, ErrorReason.INVALID_ARGUMENT),
+        ({"query": "q", "scope": common_pb2.Scope(directories=["../.."])}, ErrorReason.INVALID_ARGUMENT),
     ],
 )
 async def test_bad_input_is_refused_with_its_reason(

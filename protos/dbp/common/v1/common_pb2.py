@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x62p/common/v1/common.proto\x12\rdbp.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/type/money.proto\"=\n\x06\x41mount\x12\x10\n\x08pico_usd\x18\x01 \x01(\x03\x12!\n\x05money\x18\x02 \x01(\x0b\x32\x12.google.type.Money\"p\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x03 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x04 \x01(\x03\"\x89\x01\n\x05Scope\x12+\n\x10include_patterns\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80\x04\x12&\n\x0b\x64irectories\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80\x04\x12+\n\x10\x65xclude_patterns\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80\x04*\x98\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x15\n\x11JOB_STATE_ABORTED\x10\x05*\xb2\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45ND_REASON_TIMEOUT\x10\x01\x12\x1e\n\x1a\x45ND_REASON_BUDGET_EXCEEDED\x10\x02\x12\x1d\n\x19\x45ND_REASON_INTERNAL_ERROR\x10\x03\x12\x18\n\x14\x45ND_REASON_LLM_ERROR\x10\x04\x12\x18\n\x14\x45ND_REASON_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x62p/common/v1/common.proto\x12\rdbp.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/type/money.proto\"=\n\x06\x41mount\x12\x10\n\x08pico_usd\x18\x01 \x01(\x03\x12!\n\x05money\x18\x02 \x01(\x0b\x32\x12.google.type.Money\"p\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x03 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x04 \x01(\x03\"\xa8\x02\n\x05Scope\x12+\n\x10include_patterns\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80\x04\x12\xc4\x01\n\x0b\x64irectories\x18\x02 \x03(\tB\xae\x01\xbaH\xaa\x01\x92\x01\xa6\x01\x10@\"\xa1\x01r\x05\x10\x01\x18\x80\x04\xba\x01\x96\x01\n\x18scope.directories.within\x12\x34must be relative to the workspace and stay within it\x1a\x44!this.startsWith(\'/\') && !this.split(\'/\').exists(part, part == \'..\')\x12+\n\x10\x65xclude_patterns\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80\x04*\x98\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x15\n\x11JOB_STATE_ABORTED\x10\x05*\xb2\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45ND_REASON_TIMEOUT\x10\x01\x12\x1e\n\x1a\x45ND_REASON_BUDGET_EXCEEDED\x10\x02\x12\x1d\n\x19\x45ND_REASON_INTERNAL_ERROR\x10\x03\x12\x18\n\x14\x45ND_REASON_LLM_ERROR\x10\x04\x12\x18\n\x14\x45ND_REASON_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,17 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOPE'].fields_by_name['include_patterns']._loaded_options = None
   _globals['_SCOPE'].fields_by_name['include_patterns']._serialized_options = b'\272H\016\222\001\013\020@\"\007r\005\020\001\030\200\004'
   _globals['_SCOPE'].fields_by_name['directories']._loaded_options = None
-  _globals['_SCOPE'].fields_by_name['directories']._serialized_options = b'\272H\016\222\001\013\020@\"\007r\005\020\001\030\200\004'
+  _globals['_SCOPE'].fields_by_name['directories']._serialized_options = b'\272H\252\001\222\001\246\001\020@\"\241\001r\005\020\001\030\200\004\272\001\226\001\n\030scope.directories.within\0224must be relative to the workspace and stay within it\032D!this.startsWith(\'/\') && !this.split(\'/\').exists(part, part == \'..\')'
   _globals['_SCOPE'].fields_by_name['exclude_patterns']._loaded_options = None
   _globals['_SCOPE'].fields_by_name['exclude_patterns']._serialized_options = b'\272H\016\222\001\013\020@\"\007r\005\020\001\030\200\004'
-  _globals['_JOBSTATE']._serialized_start=417
-  _globals['_JOBSTATE']._serialized_end=569
-  _globals['_ENDREASON']._serialized_start=572
-  _globals['_ENDREASON']._serialized_end=750
+  _globals['_JOBSTATE']._serialized_start=576
+  _globals['_JOBSTATE']._serialized_end=728
+  _globals['_ENDREASON']._serialized_start=731
+  _globals['_ENDREASON']._serialized_end=909
   _globals['_AMOUNT']._serialized_start=99
   _globals['_AMOUNT']._serialized_end=160
   _globals['_TOKENUSAGE']._serialized_start=162
   _globals['_TOKENUSAGE']._serialized_end=274
   _globals['_SCOPE']._serialized_start=277
-  _globals['_SCOPE']._serialized_end=414
+  _globals['_SCOPE']._serialized_end=573
 # @@protoc_insertion_point(module_scope)

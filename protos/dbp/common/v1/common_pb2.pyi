@@ -176,7 +176,7 @@ class Scope(_message.Message):
 
     @_builtins.property
     def directories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only files beneath one of these directories, relative to the root. At most 64."""
+        """Only files beneath one of these directories, relative to the root and without `..`. At most 64."""
 
     @_builtins.property
     def exclude_patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
