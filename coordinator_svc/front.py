@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from dbp.coordinator.v1 import coordinator_pb2
 from dbp.jobs.v1 import jobs_pb2
 
+from coordinator_svc.attendance import Attendance
 from coordinator_svc.coordination import Parts, result_of
 from coordinator_svc.events import EventTranslator
 from coordinator_svc.jobs_client import new_job
@@ -24,6 +26,8 @@ from svc_common.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _SHORTEST_MICROS = 200_000
 _ABANDON_SECONDS = 10.0
 
@@ -34,9 +38,32 @@ class Front:
         self._parts = parts
         self._jobs_client = parts.jobs_client
         self._worker = worker
-        self._cancelling: set[asyncio.Task[None]] = set()
+        self._attendance = Attendance(self._abandon)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def accept(self, spec: RequestSpec) -> jobs_pb2.Job:
+    @asynccontextmanager
+    async def attended(self, spec: RequestSpec, reattach_within: float) -> AsyncIterator[jobs_pb2.Job]:
+        """The request's root job, new or made by an earlier sending, while its caller listens: it is cancelled when all its callers
+        have left and none is back after `reattach_within` seconds, unless it is to go on by itself."""
+        # A task of its own: once the job may be made, it must become known, whether the caller is still there or not.
+        accepting = self._in_background(self._accept(spec))
+        try:
+            root = await asyncio.shield(accepting)
+        except asyncio.CancelledError:
+            if not spec.continue_when_detached:
+                accepting.add_done_callback(partial(self._missed, spec.id, reattach_within))
+            raise
+        if spec.continue_when_detached:
+            yield root
+            return
+        with self._attendance.caller(spec.id, reattach_within):
+            yield root
+
+    def _missed(self, request_id: str, reattach_within: float, accepting: asyncio.Task[jobs_pb2.Job]) -> None:
+        if not accepting.cancelled() and accepting.exception() is None:
+            self._attendance.missed(request_id, reattach_within)
+
+    async def _accept(self, spec: RequestSpec) -> jobs_pb2.Job:
         """Makes the request's root job, or finds the one that an earlier sending of it made."""
         catalogue = await self._parts.tools.catalogue()
         if spec.workspace not in catalogue.workspaces:
@@ -83,17 +110,11 @@ class Front:
         return created.job
 
     @asynccontextmanager
-    async def attending(self, spec: RequestSpec) -> AsyncIterator[None]:
-        """While a caller listens to the request it asked for: cancels it when the caller leaves, unless it is to go on."""
-        try:
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            if not spec.continue_when_detached:
-                # Not awaited: this task is being cancelled itself, and the abort must happen all the same.
-                task = asyncio.get_running_loop().create_task(self._abandon(spec.id))
-                self._cancelling.add(task)
-                task.add_done_callback(self._cancelling.discard)
-            raise
+    async def watched(self, request_id: str) -> AsyncIterator[jobs_pb2.Job]:
+        """The root job of a request while somebody watches it. Raises REQUEST_NOT_FOUND."""
+        root = await self.find(request_id)
+        with self._attendance.watcher(request_id):
+            yield root
 
     async def events(self, root: jobs_pb2.Job, after_sequence: int) -> AsyncIterator[coordinator_pb2.RequestEvent]:
         """The request's events after a sequence, to the last."""
@@ -143,10 +164,14 @@ class Front:
         return await result_of(self._parts, root)
 
     async def stop(self) -> None:
-        """Waits for the cancels that are under way."""
-        await asyncio.gather(*self._cancelling, return_exceptions=True)
+        """Leaves the requests of callers that this process is about to leave alone; waits for the cancels that are under way."""
+        self._attendance.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _abandon(self, request_id: str) -> None:
+    def _abandon(self, request_id: str) -> None:
+        self._in_background(self._cancel_abandoned(request_id))
+
+    async def _cancel_abandoned(self, request_id: str) -> None:
         try:
             # The caller's own deadline may be what made it leave.
             with deadline.lifted(_ABANDON_SECONDS):
@@ -154,6 +179,13 @@ class Front:
         except ServiceError as error:
             # Its deadline will end it.
             logger.warning("request %s could not be cancelled: %s", request_id, error)
+
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that goes on when the one that began it is cancelled."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _not_found(request_id: str) -> ServiceError:

@@ -80,8 +80,8 @@ class CoordinatorService:
         self._warming_up.cancel()
         await self._server.set_not_serving()
         await self._worker.stop(self._settings.drain_seconds)
-        await self._server.stop()
         await self._front.stop()
+        await self._server.stop()
         await self._runner.close()
         for channel in self._channels:
             await channel.close(None)

@@ -26,7 +26,7 @@ from svc_common.errors import invalid_field
 from svc_common.ids import new_id
 from svc_common.money import format_usd, from_amount, to_amount
 from svc_common.server_interceptor import Context
-from svc_common.times import from_duration
+from svc_common.times import MICROS, from_duration
 
 _FORMATS = {
     coordinator_pb2.RESPONSE_FORMAT_UNSPECIFIED: ResponseFormat.MARKDOWN,
@@ -45,17 +45,17 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         self, request: coordinator_pb2.ProcessRequestRequest, context: Context
     ) -> AsyncIterator[coordinator_pb2.ProcessRequestResponse]:
         spec = parse_spec(request)
-        root = await self._front.accept(spec)
-        async with self._front.attending(spec):
+        reattach_within = from_duration(request.reattach_within) / MICROS
+        async with self._front.attended(spec, reattach_within) as root:
             async for event in self._front.events(root, 0):
                 yield coordinator_pb2.ProcessRequestResponse(event=event)
 
     async def WatchRequest(
         self, request: coordinator_pb2.WatchRequestRequest, context: Context
     ) -> AsyncIterator[coordinator_pb2.WatchRequestResponse]:
-        root = await self._front.find(request.request_id)
-        async for event in self._front.events(root, request.after_sequence):
-            yield coordinator_pb2.WatchRequestResponse(event=event)
+        async with self._front.watched(request.request_id) as root:
+            async for event in self._front.events(root, request.after_sequence):
+                yield coordinator_pb2.WatchRequestResponse(event=event)
 
     async def GetRequest(
         self, request: coordinator_pb2.GetRequestRequest, context: Context

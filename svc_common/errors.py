@@ -28,6 +28,7 @@ class ErrorReason(StrEnum):
     OVERLOADED = auto()
     REQUEST_NOT_FOUND = auto()
     REQUEST_CONFLICT = auto()
+    REQUEST_NOT_ENDED = auto()
     JOB_NOT_FOUND = auto()
     JOB_CONFLICT = auto()
     JOB_ENDED = auto()

@@ -29,6 +29,7 @@ CODES: dict[ErrorReason, grpc.StatusCode] = {
     ErrorReason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorReason.REQUEST_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     ErrorReason.REQUEST_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
+    ErrorReason.REQUEST_NOT_ENDED: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorReason.JOB_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     ErrorReason.JOB_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
     ErrorReason.JOB_ENDED: grpc.StatusCode.FAILED_PRECONDITION,

@@ -44,6 +44,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No request has this id."""
     ERROR_REASON_REQUEST_CONFLICT: _ErrorReason.ValueType  # 21
     """ALREADY_EXISTS. The request id is taken by a request with other content."""
+    ERROR_REASON_REQUEST_NOT_ENDED: _ErrorReason.ValueType  # 22
+    """FAILED_PRECONDITION. The request that is to be continued has not ended yet."""
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. No job has this id."""
     ERROR_REASON_JOB_CONFLICT: _ErrorReason.ValueType  # 31
@@ -114,6 +116,8 @@ ERROR_REASON_REQUEST_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND. No request has this id."""
 ERROR_REASON_REQUEST_CONFLICT: ErrorReason.ValueType  # 21
 """ALREADY_EXISTS. The request id is taken by a request with other content."""
+ERROR_REASON_REQUEST_NOT_ENDED: ErrorReason.ValueType  # 22
+"""FAILED_PRECONDITION. The request that is to be continued has not ended yet."""
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. No job has this id."""
 ERROR_REASON_JOB_CONFLICT: ErrorReason.ValueType  # 31

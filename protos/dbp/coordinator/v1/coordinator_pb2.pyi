@@ -78,6 +78,7 @@ class ProcessRequestRequest(_message.Message):
     CONTINUE_WHEN_DETACHED_FIELD_NUMBER: _builtins.int
     PREVIOUS_REQUEST_ID_FIELD_NUMBER: _builtins.int
     MAX_JOBS_FIELD_NUMBER: _builtins.int
+    REATTACH_WITHIN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique id and idempotency key. Default (empty): the service makes one and says it in the first event."""
     query: _builtins.str
@@ -99,7 +100,7 @@ class ProcessRequestRequest(_message.Message):
     priority: _builtins.int
     """Higher is more urgent. Default 0."""
     continue_when_detached: _builtins.bool
-    """Go on when the caller leaves. Default: leaving cancels the request."""
+    """Go on when the caller leaves. Default: leaving cancels the request, after `reattach_within`."""
     previous_request_id: _builtins.str
     """An earlier request of the same tenant that this one continues; its question, answer and findings are shown to the LLM."""
     max_jobs: _builtins.int
@@ -122,6 +123,13 @@ class ProcessRequestRequest(_message.Message):
     def max_cost(self) -> _common_pb2.Amount:
         """Most it may cost. Default (unset) is 1.00 USD; more than 0, at most 10 USD."""
 
+    @_builtins.property
+    def reattach_within(self) -> _duration_pb2.Duration:
+        """If the caller's stream breaks, how long the request waits for it to attach again (ProcessRequest or WatchRequest with this id, at
+        this coordinator process) before it is cancelled. Default 0 cancels at once; at most 60 s. Ignored with
+        `continue_when_detached`. Two sendings of a request may differ in it; the one of the last caller to leave counts.
+        """
+
     def __init__(
         self,
         *,
@@ -142,10 +150,11 @@ class ProcessRequestRequest(_message.Message):
         continue_when_detached: _builtins.bool = ...,
         previous_request_id: _builtins.str = ...,
         max_jobs: _builtins.int = ...,
+        reattach_within: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration", "parameters", b"parameters", "scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration", "parameters", b"parameters", "reattach_within", b"reattach_within", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "continue_when_detached", b"continue_when_detached", "max_cost", b"max_cost", "max_duration", b"max_duration", "max_jobs", b"max_jobs", "max_parallel_jobs", b"max_parallel_jobs", "max_rounds", b"max_rounds", "parameters", b"parameters", "previous_request_id", b"previous_request_id", "priority", b"priority", "query", b"query", "request_id", b"request_id", "response_format", b"response_format", "response_schema", b"response_schema", "scope", b"scope", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "continue_when_detached", b"continue_when_detached", "max_cost", b"max_cost", "max_duration", b"max_duration", "max_jobs", b"max_jobs", "max_parallel_jobs", b"max_parallel_jobs", "max_rounds", b"max_rounds", "parameters", b"parameters", "previous_request_id", b"previous_request_id", "priority", b"priority", "query", b"query", "reattach_within", b"reattach_within", "request_id", b"request_id", "response_format", b"response_format", "response_schema", b"response_schema", "scope", b"scope", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

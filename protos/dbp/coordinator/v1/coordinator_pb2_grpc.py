@@ -77,8 +77,8 @@ class CoordinatorServiceServicer:
 
         The earlier of the call's deadline and `max_duration` is the request's deadline; the result comes before it, partial if need be,
         with status OK. `request_id` makes the call safe to repeat: a second one attaches to the running request or returns the finished
-        one, from the first event.
-        Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND (`previous_request_id`),
+        one, from the first event. When the last attached caller leaves, the request is cancelled (see `reattach_within`).
+        Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND and REQUEST_NOT_ENDED (`previous_request_id`),
         OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -86,7 +86,8 @@ class CoordinatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRequest(self, request, context):
-        """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request.
+        """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request, unless
+        its callers have left before: then this watch had taken their place.
         Errors: REQUEST_NOT_FOUND, WATCHER_TOO_SLOW (watch again after the last sequence seen).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

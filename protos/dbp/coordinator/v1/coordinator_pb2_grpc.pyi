@@ -42,12 +42,13 @@ class CoordinatorServiceStub:
 
     The earlier of the call's deadline and `max_duration` is the request's deadline; the result comes before it, partial if need be,
     with status OK. `request_id` makes the call safe to repeat: a second one attaches to the running request or returns the finished
-    one, from the first event.
-    Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND (`previous_request_id`),
+    one, from the first event. When the last attached caller leaves, the request is cancelled (see `reattach_within`).
+    Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND and REQUEST_NOT_ENDED (`previous_request_id`),
     OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
     """
     WatchRequest: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.WatchRequestRequest, _coordinator_pb2.WatchRequestResponse]
-    """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request.
+    """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request, unless
+    its callers have left before: then this watch had taken their place.
     Errors: REQUEST_NOT_FOUND, WATCHER_TOO_SLOW (watch again after the last sequence seen).
     """
     GetRequest: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetRequestRequest, _coordinator_pb2.GetRequestResponse]
@@ -75,12 +76,13 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
 
     The earlier of the call's deadline and `max_duration` is the request's deadline; the result comes before it, partial if need be,
     with status OK. `request_id` makes the call safe to repeat: a second one attaches to the running request or returns the finished
-    one, from the first event.
-    Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND (`previous_request_id`),
+    one, from the first event. When the last attached caller leaves, the request is cancelled (see `reattach_within`).
+    Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND and REQUEST_NOT_ENDED (`previous_request_id`),
     OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
     """
     WatchRequest: _aio.UnaryStreamMultiCallable[_coordinator_pb2.WatchRequestRequest, _coordinator_pb2.WatchRequestResponse]  # type: ignore[assignment]
-    """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request.
+    """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request, unless
+    its callers have left before: then this watch had taken their place.
     Errors: REQUEST_NOT_FOUND, WATCHER_TOO_SLOW (watch again after the last sequence seen).
     """
     GetRequest: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetRequestRequest, _coordinator_pb2.GetRequestResponse]  # type: ignore[assignment]
@@ -111,8 +113,8 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The earlier of the call's deadline and `max_duration` is the request's deadline; the result comes before it, partial if need be,
         with status OK. `request_id` makes the call safe to repeat: a second one attaches to the running request or returns the finished
-        one, from the first event.
-        Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND (`previous_request_id`),
+        one, from the first event. When the last attached caller leaves, the request is cancelled (see `reattach_within`).
+        Errors: WORKSPACE_NOT_FOUND, REQUEST_CONFLICT (same id, other content), REQUEST_NOT_FOUND and REQUEST_NOT_ENDED (`previous_request_id`),
         OVERLOADED, DEADLINE_EXCEEDED (no time to begin).
         """
 
@@ -122,7 +124,8 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.WatchRequestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.WatchRequestResponse], _abc.AsyncIterator[_coordinator_pb2.WatchRequestResponse]]:
-        """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request.
+        """Streams the events of a request from any sequence, and ends with OK after its result. Leaving does not cancel the request, unless
+        its callers have left before: then this watch had taken their place.
         Errors: REQUEST_NOT_FOUND, WATCHER_TOO_SLOW (watch again after the last sequence seen).
         """
 
