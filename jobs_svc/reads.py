@@ -40,7 +40,9 @@ class JobFilter:
     created_after: int = 0
     created_before: int = 0
     roots_only: bool = False
+    job_ids: Sequence[str] = ()
     omit_content: bool = False
+    omit_outcome: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Reads:
         """Raises JOB_NOT_FOUND."""
 
         def read(connection: Connection) -> Job | None:
-            found = self._full_jobs(connection, [job_id])
+            found = self._read_jobs(connection, [job_id], self._sql.jobs)
             return found[0] if found else None
 
         if (job := await self._database.read(read)) is None:
@@ -83,13 +85,17 @@ class Reads:
             keys = connection.execute(query.limit(page_size + 1)).all()
             page = [id_ for _, id_ in keys[:page_size]]
             token = _token(*keys[page_size - 1]) if len(keys) > page_size else ""
-            return self._full_jobs(connection, page, omit_content=wanted.omit_content), token
+            return self._read_jobs(connection, page, self._statement(wanted)), token
 
         return await self._database.read(read)
 
-    def _full_jobs(self, connection: Connection, ids: Sequence[str], *, omit_content: bool = False) -> list[Job]:
+    def _statement(self, wanted: JobFilter) -> str:
+        if wanted.omit_content:
+            return self._sql.jobs_without_content
+        return self._sql.jobs_without_outcome if wanted.omit_outcome else self._sql.jobs
+
+    def _read_jobs(self, connection: Connection, ids: Sequence[str], statement: str) -> list[Job]:
         parameters = {"ids": self._bulk.list_of(ids)}
-        statement = self._sql.jobs_without_content if omit_content else self._sql.jobs
         found = {job.id: job for job in map(rows.job_of, self._bulk.read(connection, statement, parameters))}
         for standing in map(rows.live_job, self._bulk.read(connection, self._sql.live, parameters)):
             found[standing.id].stands_as(standing)
@@ -194,6 +200,8 @@ def _conditions(wanted: JobFilter) -> list[Any]:
         conditions.append(jobs.c.create_time >= wanted.created_after)
     if wanted.created_before:
         conditions.append(jobs.c.create_time < wanted.created_before)
+    if wanted.job_ids:
+        conditions.append(jobs.c.id.in_(wanted.job_ids))
     if wanted.roots_only:
         conditions.append(jobs.c.parent_id == "")
     return conditions

@@ -7,7 +7,7 @@ from jobs_svc.job import Phase
 from svc_common.bulk import BulkSql
 
 NEVER = 2**63 - 1
-_CONTENT = frozenset({"payload", "result", "checkpoint"})
+_OUTCOME = frozenset({"result", "checkpoint"})
 _WRITERS_TURN = 7236479  # key of the advisory lock that lets one replica write at a time
 _WRITERS_SETTINGS = ", ".join(
     f"set_config('{name}', '{value}', true)"
@@ -55,8 +55,13 @@ class Statements:
 
         self.jobs = sql(f"SELECT {_JOBS} FROM jobs WHERE {among('id', 'ids')}")
         nothing = "x''" if is_sqlite else "''::bytea"
-        hollow = ", ".join(f"{nothing} AS {name}" if name in _CONTENT else name for name in rows.JOB_COLUMNS)
-        self.jobs_without_content = sql(f"SELECT {hollow} FROM jobs WHERE {among('id', 'ids')}")
+
+        def jobs_without(left_out: frozenset[str]) -> str:
+            columns = ", ".join(f"{nothing} AS {name}" if name in left_out else name for name in rows.JOB_COLUMNS)
+            return sql(f"SELECT {columns} FROM jobs WHERE {among('id', 'ids')}")
+
+        self.jobs_without_content = jobs_without(_OUTCOME | {"payload"})
+        self.jobs_without_outcome = jobs_without(_OUTCOME)
         errors = ", ".join(rows.ATTEMPT_ERROR_COLUMNS)
         self.attempt_errors = sql(
             f"SELECT {errors} FROM attempt_errors WHERE {among('job_id', 'ids')} ORDER BY job_id, attempt"

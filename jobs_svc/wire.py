@@ -73,7 +73,9 @@ def filter_from(message: jobs_pb2.ListJobsRequest) -> JobFilter:
         created_after=from_timestamp(message.created_after),
         created_before=from_timestamp(message.created_before),
         roots_only=message.roots_only,
+        job_ids=tuple(message.job_ids),
         omit_content=message.omit_content,
+        omit_outcome=message.omit_outcome,
     )
 
 

@@ -407,6 +407,21 @@ async def test_lists_can_be_narrowed(client: Client) -> None:
     assert job.payload == b""
 
 
+async def test_jobs_are_read_by_id_and_without_what_makes_them_large(client: Client) -> None:
+    await client.create(new_job("a", payload=b"asked"), new_job("b"), new_job("c"))
+    lease = await client.claim_one()
+    assert lease.job.id == "a"
+    success = jobs_pb2.Success(result=b"found")
+    assert await client.report(lease, checkpoint=b"half", success=success) == ACCEPTED
+    listed = (await client.list_jobs(job_ids=["c", "a", "nobody"])).jobs
+    assert [(job.id, job.payload, job.result, job.checkpoint) for job in listed if job.id == "a"] == [
+        ("a", b"asked", b"found", b"half")
+    ]
+    assert {job.id for job in listed} == {"a", "c"}
+    [job] = (await client.list_jobs(job_ids=["a"], omit_outcome=True)).jobs
+    assert (job.payload, job.result, job.checkpoint) == (b"asked", b"", b"")
+
+
 async def test_the_audit_log_is_chained_and_grows_after_the_end(client: Client) -> None:
     await client.create(new_job("root"))
     assert await refused(audit(client, "nobody", "{}")) is ErrorReason.JOB_NOT_FOUND

@@ -454,6 +454,8 @@ class ListJobsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     OMIT_CONTENT_FIELD_NUMBER: _builtins.int
     ROOTS_ONLY_FIELD_NUMBER: _builtins.int
+    OMIT_OUTCOME_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
     root_id: _builtins.str
     """Only jobs of this tree; empty for any."""
     tenant: _builtins.str
@@ -466,6 +468,8 @@ class ListJobsRequest(_message.Message):
     """Leave out payload, result and checkpoint."""
     roots_only: _builtins.bool
     """Only jobs without a parent."""
+    omit_outcome: _builtins.bool
+    """Leave out result and checkpoint."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only jobs of these kinds; empty for any."""
@@ -482,6 +486,10 @@ class ListJobsRequest(_message.Message):
     def created_before(self) -> _timestamp_pb2.Timestamp:
         """Only jobs created before this time."""
 
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these jobs; empty for any. At most 100."""
+
     def __init__(
         self,
         *,
@@ -495,10 +503,12 @@ class ListJobsRequest(_message.Message):
         page_token: _builtins.str = ...,
         omit_content: _builtins.bool = ...,
         roots_only: _builtins.bool = ...,
+        omit_outcome: _builtins.bool = ...,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "kinds", b"kinds", "omit_content", b"omit_content", "page_size", b"page_size", "page_token", b"page_token", "root_id", b"root_id", "roots_only", b"roots_only", "states", b"states", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "job_ids", b"job_ids", "kinds", b"kinds", "omit_content", b"omit_content", "omit_outcome", b"omit_outcome", "page_size", b"page_size", "page_token", b"page_token", "root_id", b"root_id", "roots_only", b"roots_only", "states", b"states", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
