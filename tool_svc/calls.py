@@ -25,6 +25,7 @@ class ToolCall:
     scope: Scope = WHOLE
     request_id: str = ""
     budget_id: str = ""
+    snapshot_id: str = ""
     caller: str = ""
 
     @property

@@ -99,9 +99,13 @@ class ToolEngine:
     async def _snapshot(self, call: ToolCall) -> AsyncIterator[WorkspaceSnapshot]:
         """The files that a call is about. Directories without any were made up by a model; then its request's whole scope is."""
         async with AsyncExitStack() as stack:
-            snapshot = await stack.enter_async_context(self._files.snapshot(call.workspace, call.narrowed_scope))
+            snapshot = await stack.enter_async_context(
+                self._files.snapshot(call.workspace, call.narrowed_scope, id_=call.snapshot_id)
+            )
             if not snapshot.files_total:
-                snapshot = await stack.enter_async_context(self._files.snapshot(call.workspace, call.scope))
+                snapshot = await stack.enter_async_context(
+                    self._files.snapshot(call.workspace, call.scope, id_=call.snapshot_id)
+                )
             yield snapshot
 
     async def _answer(

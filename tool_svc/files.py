@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -16,6 +16,7 @@ from tool_svc.workspaces import Workspaces, WorkspaceSnapshot
 
 P = ParamSpec("P")
 T = TypeVar("T")
+S = TypeVar("S", WorkspaceSnapshot, WorkspaceSnapshot | None)
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,21 @@ class WorkspaceFiles:
         return self._workspaces.names
 
     @asynccontextmanager
-    async def snapshot(self, workspace: str, scope: Scope = WHOLE) -> AsyncIterator[WorkspaceSnapshot]:
-        """The present state of a workspace, for the length of a block. Raises WORKSPACE_NOT_FOUND."""
+    async def snapshot(
+        self, workspace: str, scope: Scope = WHOLE, *, id_: str = ""
+    ) -> AsyncIterator[WorkspaceSnapshot]:
+        """A workspace in the state of this id, or in the present one when there is none or it is not kept any more, for the
+        length of a block. Raises WORKSPACE_NOT_FOUND."""
+        snapshot = await self._taken(self._workspaces.kept_snapshot, workspace, id_, scope) if id_ else None
+        if snapshot is None:
+            snapshot = await self._present(workspace, scope)
+        try:
+            yield snapshot
+        finally:
+            # Not awaited: the block may be left by a cancellation, and a thread that still reads holds up the closing.
+            self._threads.submit(snapshot.close)
+
+    async def _present(self, workspace: str, scope: Scope) -> WorkspaceSnapshot:
         refresh = self._refreshes.get(workspace)
         if refresh is None:
             refresh = asyncio.create_task(self.run(self._workspaces.refresh, workspace))
@@ -42,12 +56,16 @@ class WorkspaceFiles:
             refresh.add_done_callback(lambda _: self._refreshes.pop(workspace, None))
         # Who stops waiting must not stop it for the others.
         await asyncio.shield(refresh)
-        snapshot = await self.run(self._workspaces.snapshot, workspace, scope)
+        return await self._taken(self._workspaces.snapshot, workspace, scope)
+
+    async def _taken(self, take: Callable[P, S], *arguments: P.args, **named: P.kwargs) -> S:
+        """What `take` returns; when nobody waits for it any more, it is closed."""
+        taking = self._threads.submit(take, *arguments, **named)
         try:
-            yield snapshot
-        finally:
-            # Not awaited: the block may be left by a cancellation, and a thread that still reads holds up the closing.
-            self._threads.submit(snapshot.close)
+            return await asyncio.wrap_future(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(_close)
+            raise
 
     async def run(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Does blocking work in a thread. A cancelled wait leaves work that has begun to its end."""
@@ -64,3 +82,8 @@ class WorkspaceFiles:
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
+
+
+def _close(taken: Future[WorkspaceSnapshot] | Future[WorkspaceSnapshot | None]) -> None:
+    if not taken.cancelled() and taken.exception() is None and (snapshot := taken.result()) is not None:
+        snapshot.close()

@@ -64,7 +64,8 @@ class ResultCache:
                 return stored
             result = await run()
             if result.is_complete and self._max_entries:
-                await self._in_thread(self._store, key, result)
+                # Not awaited: whoever asks for it looks in the same thread, and so after it was stored.
+                self._thread.submit(self._store, key, result)
             return result
 
     def close(self) -> None:

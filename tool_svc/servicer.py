@@ -96,7 +96,9 @@ class ToolServicer(tool_pb2_grpc.ToolServiceServicer):
                 await asyncio.wait([running])
 
     async def ReadFiles(self, request: tool_pb2.ReadFilesRequest, context: Context) -> tool_pb2.ReadFilesResponse:
-        async with self._files.snapshot(request.workspace, scope_from(request.scope)) as snapshot:
+        async with self._files.snapshot(
+            request.workspace, scope_from(request.scope), id_=request.snapshot_id
+        ) as snapshot:
             read = await self._files.run(
                 snapshot.read_files, request.paths, max_bytes_per_file=request.max_bytes_per_file
             )

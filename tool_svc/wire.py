@@ -28,6 +28,7 @@ def call_from(message: tool_pb2.ToolCall) -> ToolCall:
         scope=scope_from(message.scope),
         request_id=message.request_id,
         budget_id=message.budget_id,
+        snapshot_id=message.snapshot_id,
         caller=message.caller,
     )
 

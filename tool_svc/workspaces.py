@@ -16,7 +16,7 @@ from tool_svc.context.material import CountTokens, estimate_tokens
 from tool_svc.context.scoped import ScopedView
 from tool_svc.index.parsers import FolderParser, Parser, SourceParser
 from tool_svc.index.refresh import WorkspaceIndex
-from tool_svc.index.view import IndexView
+from tool_svc.index.states import KeptStates, State
 from tool_svc.workspace import git, reading
 from tool_svc.workspace.filesystem import FilesystemSource
 from tool_svc.workspace.gittree import GitTreeSource
@@ -65,8 +65,13 @@ class Workspaces:
     def snapshot(self, name: str, scope: Scope = WHOLE) -> WorkspaceSnapshot:
         """A workspace as the last refresh saw it, narrowed to `scope`; the first call refreshes. Raises as `refresh`."""
         workspace = self._workspace(name)
-        listing = workspace.listing or workspace.refresh()
-        return WorkspaceSnapshot(workspace, workspace.index.view(), listing, scope)
+        return WorkspaceSnapshot(workspace, workspace.present(), scope)
+
+    def kept_snapshot(self, name: str, id_: str, scope: Scope = WHOLE) -> WorkspaceSnapshot | None:
+        """The workspace in the state of this id, if it was handed out not long ago. Raises WORKSPACE_NOT_FOUND."""
+        workspace = self._workspace(name)
+        state = workspace.states.take(id_)
+        return None if state is None else WorkspaceSnapshot(workspace, state, scope)
 
     def _workspace(self, name: str) -> _Workspace:
         workspace = self._workspaces.get(name)
@@ -100,11 +105,24 @@ class _Workspace:
             parser = FolderParser(self.root, max_file_bytes=max_file_bytes)
         directory = cache / _cache_name(self.root, revision)
         self.index = WorkspaceIndex(self.source, parser, self.root, directory, lock_timeout_s=lock_timeout_s)
-        self.listing: Listing | None = None
+        self.states = KeptStates(self.index.path)
+        self._listing: Listing | None = None
 
     def refresh(self) -> Listing:
-        self.listing = self.index.refresh()
-        return self.listing
+        self._listing = self.index.refresh()
+        return self._listing
+
+    def present(self) -> State:
+        """Takes the state of the last refresh, or a later one when another process has refreshed since."""
+        listing = self._listing or self.refresh()
+        view = self.index.view()
+        kept = self.states.take(view.id)
+        if kept is not None and kept.view.generation == view.generation:
+            view.close()
+            return kept
+        if kept is not None:
+            self.states.give_back(kept)
+        return self.states.keep(view, listing)
 
 
 class WorkspaceSnapshot:
@@ -114,14 +132,15 @@ class WorkspaceSnapshot:
     `view` is the state as context preparation sees it, `root` the folder, `scope` what it is narrowed to.
     """
 
-    def __init__(self, workspace: _Workspace, index: IndexView, listing: Listing, scope: Scope) -> None:
+    def __init__(self, workspace: _Workspace, state: State, scope: Scope) -> None:
         self._workspace = workspace
-        self._index = index
-        self._skipped = listing.skipped
+        self._state = state
+        self._index = state.view
+        self._skipped = state.listing.skipped
         self.scope = scope
-        self.id = index.id
+        self.id = state.view.id
         self.root = workspace.root
-        self.view = ScopedView(index, scope, self._text)
+        self.view = ScopedView(state.view, scope, self._text)
 
     def __enter__(self) -> WorkspaceSnapshot:
         return self
@@ -131,7 +150,7 @@ class WorkspaceSnapshot:
 
     def close(self) -> None:
         """Lets go of the state; nothing may be asked afterwards."""
-        self._index.close()
+        self._workspace.states.give_back(self._state)
 
     @property
     def files_total(self) -> int:

@@ -21,6 +21,7 @@ from tool_svc.index import parsers
 from tool_svc.index.languages import Role
 from tool_svc.index.parsers import FolderParser, ParsedFile
 from tool_svc.index.refresh import WorkspaceIndex
+from tool_svc.index.states import KEPT_SECONDS, KeptStates, State
 from tool_svc.index.view import IndexView
 from tool_svc.workspace.filesystem import FilesystemSource
 from tool_svc.workspaces import Workspaces
@@ -120,6 +121,48 @@ def test_a_snapshot_keeps_its_state_while_the_index_goes_on(root: Path, tmp_path
             assert old.id != new.id
             assert [entry.file.path for entry in new.view.ranked("zebra", [Role.CODE])] == ["z.py"]
             assert old.view.ranked("zebra", [Role.CODE]) == []
+
+
+def test_a_state_that_was_handed_out_is_there_for_who_names_it(root: Path, tmp_path: Path) -> None:
+    workspaces = Workspaces({"w": root}, tmp_path / "cache")
+    with workspaces.snapshot("w") as first:
+        named = first.id
+    (root / "a.py").unlink()
+    workspaces.refresh("w")
+    with workspaces.snapshot("w") as present:
+        assert present.id != named
+    kept = workspaces.kept_snapshot("w", named)
+    assert kept is not None
+    with kept:
+        assert kept.listing(10) == ["a.py", "b/c.py", "b/d.md"]
+    assert workspaces.kept_snapshot("w", "files:unheard-of") is None
+
+
+def test_states_go_when_nobody_asked_for_them_lately_but_not_from_under_their_users(root: Path, tmp_path: Path) -> None:
+    source, parser = FilesystemSource(root, max_file_bytes=CAP), FolderParser(root, max_file_bytes=CAP)
+    index = WorkspaceIndex(source, parser, root, tmp_path / "cache", lock_timeout_s=5)
+    clock = [0.0]
+    states = KeptStates(index.path, lambda: clock[0])
+
+    def state_at(seconds: float) -> State:
+        clock[0] = seconds
+        (root / "a.py").write_text(f"x = {seconds}\n")
+        listing = index.refresh()
+        return states.keep(index.view(), listing)
+
+    idle = state_at(0)
+    states.give_back(idle)
+    used = state_at(1)
+    state_at(KEPT_SECONDS + 0.5)
+    assert states.take(idle.view.id) is None
+    assert states.take(used.view.id) is used
+    states.give_back(used)
+    state_at(3 * KEPT_SECONDS)
+    assert states.take(used.view.id) is None
+    assert used.view.refusals() == {}
+    states.give_back(used)
+    with pytest.raises(sqlite3.ProgrammingError):
+        used.view.refusals()
 
 
 def test_several_processes_parse_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

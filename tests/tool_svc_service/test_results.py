@@ -44,6 +44,7 @@ async def test_a_complete_result_outlives_the_process_and_says_that_it_is_stored
 ) -> None:
     run = Run(COMPLETE)
     assert await cache.get_or_run(KEY, run) == COMPLETE
+    cache.close()
     reopened = ResultCache(tmp_path, max_entries=50)
     again = await reopened.get_or_run(KEY, run)
     reopened.close()
@@ -80,6 +81,9 @@ async def test_a_damaged_file_is_no_result_and_the_oldest_go_when_there_are_too_
     os.utime(tmp_path / KEY, (0, 0))
     for number in range(100):
         await cache.get_or_run(result_key({"number": number}), Run(COMPLETE))
+    assert (
+        await cache.get_or_run(result_key({"number": 99}), Run(COMPLETE))
+    ).provenance.is_cached  # all is stored by now
     kept = os.listdir(tmp_path)
     assert len(kept) == 50
     assert KEY not in kept

@@ -146,3 +146,27 @@ async def test_tools_are_listed_with_what_a_model_needs_to_call_them(house: Tool
     assert not listed["read_files"].runs_as_job
     assert listed[CODEBASE].runs_as_job
     assert MessageToDict(listed[CODEBASE].parameters_schema)["required"] == ["query"]
+
+
+async def test_all_calls_that_name_a_snapshot_see_its_files_whatever_happens_meanwhile(house: ToolHouse) -> None:
+    tools = await house.start_tools()
+    described = await tools.DescribeWorkspace(tool_pb2.DescribeWorkspaceRequest(workspace="default"))
+    (house.workspace / "shop" / "orders.py").unlink()
+    (house.workspace / "shop" / "invoices.py").write_text('"""Payments are retried here."""\n')
+    present = await tools.DescribeWorkspace(tool_pb2.DescribeWorkspaceRequest(workspace="default"))
+    assert present.snapshot_id != described.snapshot_id
+
+    asked = tool_call(query="how are payments retried?")
+    asked.snapshot_id = described.snapshot_id
+    context = await tools.PrepareContext(tool_pb2.PrepareContextRequest(call=asked))
+    assert context.snapshot_id == described.snapshot_id
+    assert "shop/invoices.py" not in [*context.included_paths, *context.left_out_paths]
+
+    request = tool_pb2.ReadFilesRequest(workspace="default", paths=["shop/invoices.py"])
+    assert (await tools.ReadFiles(request)).files[0].exists
+    request.snapshot_id = described.snapshot_id
+    assert list((await tools.ReadFiles(request)).missing) == ["shop/invoices.py"]
+
+    asked.snapshot_id = "files:unheard-of"
+    context = await tools.PrepareContext(tool_pb2.PrepareContextRequest(call=asked))
+    assert context.snapshot_id == present.snapshot_id

@@ -89,7 +89,9 @@ class ToolCall(_message.Message):
     budget_id: _builtins.str
     """Budget that pays for its model calls."""
     snapshot_id: _builtins.str
-    """Snapshot the caller saw; a result from another one says so. Empty for the present one."""
+    """Snapshot that the call is about, such as that of DescribeWorkspace. It is kept for some minutes after its last use; after that,
+    and in another process, the present one is taken, and the result says so. Empty for the present one.
+    """
     caller: _builtins.str
     """Who speaks to the tool, for the audit log: the id of the calling LLM instance."""
     @_builtins.property
@@ -413,10 +415,13 @@ class ReadFilesRequest(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
     MAX_BYTES_PER_FILE_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """Name of the workspace. Required."""
     max_bytes_per_file: _builtins.int
     """Bytes per file after which its content is cut, with a mark. Default (0) is 64 KiB, at most 1 MiB."""
+    snapshot_id: _builtins.str
+    """Snapshot to read in, as in ToolCall. Which files there are is what it says; content that has changed since is marked so."""
     @_builtins.property
     def scope(self) -> _common_pb2.Scope:
         """Part of the workspace that may be read."""
@@ -432,10 +437,11 @@ class ReadFilesRequest(_message.Message):
         scope: _common_pb2.Scope | None = ...,
         paths: _abc.Iterable[_builtins.str] | None = ...,
         max_bytes_per_file: _builtins.int = ...,
+        snapshot_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes_per_file", b"max_bytes_per_file", "paths", b"paths", "scope", b"scope", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes_per_file", b"max_bytes_per_file", "paths", b"paths", "scope", b"scope", "snapshot_id", b"snapshot_id", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
