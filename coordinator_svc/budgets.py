@@ -22,7 +22,7 @@ class BudgetsClient:
     """`patience` is how many seconds a call that must succeed is repeated while budget_svc is away."""
 
     def __init__(self, stub: budget_pb2_grpc.BudgetServiceAsyncStub, patience: float) -> None:
-        self.stub = stub
+        self._stub = stub
         self._patience = patience
 
     async def open_request(self, spec: RequestSpec, deadline: int, conclusion_share: float) -> None:
@@ -56,18 +56,18 @@ class BudgetsClient:
             ]
         )
 
-    async def get(self, request_id: str) -> budget_pb2.Budget | None:
-        """The request's budget, or None when it has none yet or budget_svc cannot say."""
-        request = budget_pb2.GetBudgetRequest(budget_id=request_id)
+    async def get(self, budget_id: str) -> budget_pb2.Budget | None:
+        """A request's or a job's budget, or None when it has none yet or budget_svc cannot say."""
+        request = budget_pb2.GetBudgetRequest(budget_id=budget_id)
         try:
-            return (await call(self.stub.GetBudget, request, timeout=_GET_SECONDS)).budget
+            return (await call(self._stub.GetBudget, request, timeout=_GET_SECONDS)).budget
         except ServiceError as error:
-            logger.info("request %s: no word on its budget: %s", request_id, error)
+            logger.info("no word on the budget %s: %s", budget_id, error)
             return None
 
     async def _create(self, budgets: Sequence[budget_pb2.NewBudget]) -> None:
         request = budget_pb2.CreateBudgetsRequest(budgets=budgets)
-        await call(self.stub.CreateBudgets, request, patience=self._patience)
+        await call(self._stub.CreateBudgets, request, patience=self._patience)
 
 
 def _jobs_budget(spec: RequestSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llm.conversation import Conversation
@@ -18,15 +19,20 @@ class Checkpoint:
     finished_jobs: int = 0
     """Jobs of the rounds that are over."""
     snapshot_id: str = ""
+    template_hash: str = ""
+
+    @property
+    def model_ids(self) -> Sequence[str]:
+        return self.conversation.tally.model_ids if self.conversation else ()
 
     def to_bytes(self) -> bytes:
-        conversation = self.conversation.to_json().decode() if self.conversation else None
-        return json.dumps({**vars(self), "conversation": conversation}, ensure_ascii=False).encode()
+        """Two lines of JSON: the conversation is a document of its own."""
+        own = {name: value for name, value in vars(self).items() if name != "conversation"}
+        return json.dumps(own).encode() + b"\n" + (self.conversation.to_json() if self.conversation else b"")
 
     @staticmethod
     def from_bytes(data: bytes) -> Checkpoint:
         if not data:
             return Checkpoint()
-        state = json.loads(data)
-        conversation = state.pop("conversation")
-        return Checkpoint(Conversation.from_json(conversation.encode()) if conversation else None, **state)
+        own, _, conversation = data.partition(b"\n")
+        return Checkpoint(Conversation.from_json(conversation) if conversation else None, **json.loads(own))

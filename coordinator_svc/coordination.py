@@ -7,50 +7,67 @@ another process can go on where this one stopped, and finds the jobs it had star
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
+from dbp.budget.v1 import budget_pb2
 from dbp.coordinator.v1 import coordinator_pb2
 from dbp.jobs.v1 import jobs_pb2
 from dbp.tool.v1 import tool_pb2
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
-from coordinator_svc import events
+from coordinator_svc.answers import Answer, answer_of, never_begun
 from coordinator_svc.budgets import BudgetsClient
 from coordinator_svc.checkpoint import Checkpoint
 from coordinator_svc.citations import named_paths
 from coordinator_svc.costs import ToolCosts
-from coordinator_svc.fanout import Fanout
+from coordinator_svc.ending import result_of, tool_jobs
+from coordinator_svc.fanout import GRACE_MICROS, Call, Fanout
+from coordinator_svc.findings import (
+    error_outcome,
+    failed_outcome,
+    files_outcome,
+    job_outcome,
+    previous_request,
+    with_limits,
+)
 from coordinator_svc.jobs_client import JobsClient
-from coordinator_svc.prompt import prompt_values
+from coordinator_svc.prompt import left_of_limits, prompt_values
 from coordinator_svc.requests import KIND, RequestSpec, ResponseFormat, jobs_deadline
-from coordinator_svc.results import Answer, assemble, tool_result
+from coordinator_svc.results import ToolJob, assemble
 from coordinator_svc.settings import CoordinatorSettings
 from coordinator_svc.tools import READ_FILES, Catalogue, ToolsClient, to_scope
 from llm.conversation import Conversation
 from llm.instance import InstanceResult, Task, ToolOutcome, ToolUse
 from llm.runner import LlmRunner
+from llm.structured import RESULT_TOOL
 from llm.templates import Template
+from llm.tool_calls import tool_uses
 from svc_common import deadline, telemetry
-from svc_common.endings import EndReason, JobState
-from svc_common.errors import ServiceError
+from svc_common.channel import AWAY
+from svc_common.errors import ErrorReason, ServiceError
 from svc_common.ids import derived_id
-from svc_common.money import format_usd
+from svc_common.notes import Channel, NoteType
 from svc_common.times import MICROS, from_timestamp, now
 from svc_common.worker import JobRun, Outcome
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ROLE = "coordinator"
 _LISTED_PATHS = 200
-# What one job's result may take of the coordinator's context; the runner trims further where its model needs it.
-_RESULT_CHARACTERS = 24_000
+# What one call of read_files may take of the coordinator's context; its files share it evenly.
+_READ_BYTES = 96 * 1024
+# The queue takes 4 MiB.
+_CHECKPOINT_BYTES = 4_000_000
+# Pieces of text that the queue takes are at most 64 KiB.
+_PIECE_CHARACTERS = 4096
+_NO_ANSWER = AWAY | {ErrorReason.DEADLINE_EXCEEDED}
+# How long before the LLM stops waiting for a round its outcomes must be there.
+_RETURN_MICROS = 100_000
 
 
 @dataclass(frozen=True)
@@ -74,38 +91,6 @@ async def handle(parts: Parts, run: JobRun) -> Outcome:
         return await Conduct(parts, run, spec).run()
 
 
-async def result_of(parts: Parts, root: jobs_pb2.Job) -> coordinator_pb2.RequestResult:
-    """The result of a request that has ended: the one its coordinator left, else one made of what is there."""
-    if root.result:
-        return coordinator_pb2.RequestResult.FromString(root.result)
-    spec = RequestSpec.from_json(root.payload)
-    jobs, budget, text = await asyncio.gather(
-        parts.jobs_client.tree(root.id), parts.budgets.get(root.id), _streamed_answer(parts.jobs_client, root.id)
-    )
-    answer = Answer(
-        text=text,
-        output=None,
-        is_partial=True,
-        reason=EndReason(root.end_reason),
-        message=root.error_message,
-        missing=(),
-        model_ids=(),
-        rounds=0,
-    )
-    return assemble(spec, root, jobs, budget, answer, end=from_timestamp(root.end_time))
-
-
-async def _streamed_answer(jobs_client: JobsClient, root_id: str) -> str:
-    """What the caller of an ended request had seen of its answer."""
-    answer = ""
-    async for event in jobs_client.follow(root_id, 0):
-        if event.job_id == root_id and event.HasField("text"):
-            answer += event.text.text
-        elif event.note.type == events.RESTART:
-            answer = ""
-    return answer
-
-
 class Conduct:
     """The host of one request's coordinator LLM (see `llm.instance.Host`)."""
 
@@ -115,30 +100,54 @@ class Conduct:
         self._spec = spec
         self._deadline = from_timestamp(run.job.deadline)
         self._checkpoint = Checkpoint.from_bytes(run.job.checkpoint)
+        self._checkpoint.template_hash = parts.template.content_hash
         self._fanout = Fanout(spec, parts.jobs_client, parts.budgets)
-        self._watching: asyncio.Task[None] | None = None
+        self._said = ""
+        """The answer as far as it was streamed."""
+        self._not_run: dict[str, ServiceError] = {}
+        """Tools of which a call left no job, and why."""
 
     async def run(self) -> Outcome:
         if self._run.fencing_token > 1:
             # An answer that the last coordinator had begun is void: this one writes it again.
-            self._run.note(events.RESTART, b"")
-        await self._parts.budgets.open_request(self._spec, self._deadline, self._parts.settings.conclusion_share)
-        catalogue, workspace = await asyncio.gather(
-            self._parts.tools.catalogue(),
-            self._parts.tools.describe(self._spec.workspace, self._spec.scope, _LISTED_PATHS),
-        )
-        self._catalogue: Catalogue = catalogue
-        self._checkpoint.snapshot_id = self._checkpoint.snapshot_id or workspace.snapshot_id
-        self._watching = asyncio.create_task(self._fanout.watch(self._run.job.last_sequence))
-        try:
-            result = await self._parts.runner.run(
-                await self._task(workspace), self, conversation=self._checkpoint.conversation
-            )
-        finally:
-            self._watching.cancel()
-        return await self._conclude(result)
+            self._run.note(NoteType.RESTART, b"")
+        async with self._fanout:
+            try:
+                task = await self._prepare()
+            except ServiceError as error:
+                if error.reason not in _NO_ANSWER or now() < self._latest - MICROS:
+                    raise  # for another attempt, if that is of use
+                return await self._finish(never_begun(error))
+            result = await self._parts.runner.run(task, self, conversation=self._checkpoint.conversation)
+            return await self._conclude(result)
 
-    async def _task(self, workspace: tool_pb2.DescribeWorkspaceResponse) -> Task:
+    @property
+    def _latest(self) -> int:
+        """Until when the instance must have returned."""
+        return self._deadline - int(self._parts.settings.result_seconds * MICROS)
+
+    async def _prepare(self) -> Task:
+        parts, spec = self._parts, self._spec
+        with deadline.scope(self._latest):
+            _, self._catalogue, workspace, previous = await asyncio.gather(
+                _asked("budget_svc", parts.budgets.open_request(spec, self._deadline, parts.settings.conclusion_share)),
+                _asked("tool_svc", parts.tools.catalogue()),
+                _asked("tool_svc", parts.tools.describe(spec.workspace, spec.scope, _LISTED_PATHS)),
+                self._previous(),
+            )
+            tools_cost = await parts.costs.describe(self._catalogue.tools.values())
+        self._checkpoint.snapshot_id = self._checkpoint.snapshot_id or workspace.snapshot_id
+        values = prompt_values(
+            spec,
+            workspace,
+            tools_cost=tools_cost,
+            now=datetime.now(UTC),
+            deadline=self._deadline,
+            previous=previous,
+        )
+        return self._task(values, self._catalogue)
+
+    def _task(self, values: Mapping[str, str], catalogue: Catalogue) -> Task:
         spec = self._spec
         schema = spec.response_schema
         if schema is None and spec.response_format is ResponseFormat.JSON:
@@ -150,16 +159,9 @@ class Conduct:
             budget_id=spec.id,
             role=ROLE,
             template=self._parts.template,
-            values=prompt_values(
-                spec,
-                workspace,
-                tools_cost=await self._parts.costs.describe(self._catalogue.tools.values()),
-                now=datetime.now(UTC),
-                deadline=self._deadline,
-                previous=await self._previous(),
-            ),
-            tools=self._catalogue.specs,
-            deadline=self._deadline - int(self._parts.settings.result_seconds * MICROS),
+            values=values,
+            tools=catalogue.specs,
+            deadline=self._latest,
             max_rounds=spec.max_rounds,
             max_output_tokens=self._parts.settings.answer_max_tokens,
             response_schema=schema,
@@ -171,56 +173,59 @@ class Conduct:
         if not self._spec.previous_request_id:
             return ""
         root = await self._parts.jobs_client.get(self._spec.previous_request_id)
-        result = await result_of(self._parts, root)
-        findings = {job.tool: MessageToDict(job.output) for job in result.job_results}
-        return json.dumps(
-            {"question": RequestSpec.from_json(root.payload).query, "answer": result.answer, "findings": findings},
-            ensure_ascii=False,
-        )[:_RESULT_CHARACTERS]
+        result = await result_of(self._parts.jobs_client, self._parts.budgets, root)
+        return previous_request(RequestSpec.from_json(root.payload).query, result)
 
     # -- what the LLM instance asks of its host --
 
     async def on_text(self, text: str) -> None:
-        self._run.text(events.ANSWER, text)
+        self._said += text
+        self._run.text(Channel.ANSWER, text)
 
     async def on_restart(self) -> None:
-        self._run.note(events.RESTART, b"")
+        self._said = ""
+        self._run.note(NoteType.RESTART, b"")
 
     async def on_turn(self, conversation: Conversation) -> None:
         self._checkpoint.conversation = conversation
-        if not conversation.unanswered:  # a round of tools is over, and has logged what was spent
-            await self._run.save(self._checkpoint.to_bytes())
-        elif any("toolUse" in block for block in conversation.unanswered):
-            # run_tools follows and saves, so that the plan is logged together with the turn that made it.
-            await self._log_spend()
-        else:
-            await asyncio.gather(self._run.save(self._checkpoint.to_bytes()), self._log_spend())
+        if not any(use.name != RESULT_TOOL for use in tool_uses(conversation.unanswered)):
+            await self._save()
+        # Else run_tools follows and saves, so that the plan is logged together with the turn that made it.
 
     async def on_warning(self, message: str) -> None:
         warning = coordinator_pb2.Warning(message=message)
-        self._run.note(events.WARNING, warning.SerializeToString())
+        self._run.note(NoteType.WARNING, warning.SerializeToString())
 
     async def run_tools(self, round: int, thought: str, uses: Sequence[ToolUse]) -> Sequence[ToolOutcome]:
+        with deadline.scope((deadline.current() or self._latest) - _RETURN_MICROS):
+            return await self._run_round(round, thought, uses)
+
+    # -- the parts of a round --
+
+    async def _run_round(self, round: int, thought: str, uses: Sequence[ToolUse]) -> Sequence[ToolOutcome]:
         jobs = {use.id: derived_id(self._spec.id, str(round), use.id) for use in uses if use.name != READ_FILES}
         self._log_plan(round, thought, uses, jobs)
-        await self._run.save(self._checkpoint.to_bytes())
+        await self._save()
         room = max(0, self._spec.max_jobs - self._checkpoint.finished_jobs)
         admitted = dict(list(jobs.items())[:room])
         calls = [(admitted[use.id], self._tool_call(use, admitted[use.id])) for use in uses if use.id in admitted]
         files, ended = await asyncio.gather(self._read(uses), self._run_jobs(calls))
         # Not before they have ended: a coordinator that resumes the round must find the same room for it.
         self._checkpoint.finished_jobs += len(admitted)
-        left = await self._log_spend()
-        return [
-            files[use.id]
-            if use.id in files
-            else self._outcome(ended, admitted[use.id], left)
-            if use.id in admitted
-            else ToolOutcome(f"not run: a request may have {self._spec.max_jobs} jobs at most", is_error=True)
-            for use in uses
-        ]
+        budget = await self._log_spend()
+        left = left_of_limits(budget.available.pico_usd if budget else None, self._deadline, now())
+        refused = failed_outcome(f"not run: a request may have {self._spec.max_jobs} jobs at most")
+        outcomes = files | {use_id: ended[job_id] for use_id, job_id in admitted.items()}
+        return [with_limits(outcomes.get(use.id, refused), left) for use in uses]
 
-    # -- the parts of a round --
+    async def _save(self) -> None:
+        checkpoint = self._checkpoint.to_bytes()
+        if len(checkpoint) <= _CHECKPOINT_BYTES:
+            await self._run.save(checkpoint)
+        else:
+            await self.on_warning(
+                "the conversation is too long to be kept: a coordinator that takes over repeats its end"
+            )
 
     def _log_plan(self, round: int, thought: str, uses: Sequence[ToolUse], jobs: dict[str, str]) -> None:
         if round <= self._checkpoint.planned_rounds:
@@ -229,7 +234,7 @@ class Conduct:
         for use in uses:
             planned = plan.calls.add(job_id=jobs.get(use.id, ""), tool=use.name)
             planned.parameters.update(dict(use.input))
-        self._run.note(events.PLAN, plan.SerializeToString())
+        self._run.note(NoteType.PLAN, plan.SerializeToString())
         self._checkpoint.planned_rounds = round
 
     def _tool_call(self, use: ToolUse, job_id: str) -> tool_pb2.ToolCall:
@@ -246,103 +251,89 @@ class Conduct:
             caller=self._run.job.id,
         )
 
-    async def _run_jobs(self, calls: Sequence[tuple[str, tool_pb2.ToolCall]]) -> dict[str, jobs_pb2.Job] | ServiceError:
-        if not calls or self._watching is None:
+    async def _run_jobs(self, calls: Sequence[Call]) -> dict[str, ToolOutcome]:
+        """What became of tool calls, by the id of the job."""
+        if not calls:
             return {}
         settings = self._parts.settings
-        due = jobs_deadline(now(), self._deadline, settings.answer_share, int(settings.answer_seconds_max * MICROS))
-        try:
-            return await self._fanout.run(calls, due, self._watching)
-        except* ServiceError as group:
-            error = _first_service_error(group)
-        logger.warning("request %s: its jobs could not be run: %r", self._spec.id, error)
-        await self.on_warning(f"the tools could not be run: {error.message}")
-        return error
-
-    def _outcome(self, ended: dict[str, jobs_pb2.Job] | ServiceError, job_id: str, left: str) -> ToolOutcome:
-        if isinstance(ended, ServiceError):
-            return ToolOutcome(f"the tool could not be run: {ended.message}", is_error=True)
-        job = ended[job_id]
-        result = tool_result(job)
-        reason = EndReason(job.end_reason)
-        if job.result and (result.output.fields or result.text):
-            content = {
-                "is_partial": job.is_partial or result.is_partial,
-                "result": MessageToDict(result.output) if result.output.fields else result.text,
-                "missing": list(result.missing),
-                "files_seen": f"{result.metadata.files_processed} of {result.metadata.files_total}",
-                "source_paths": list(result.metadata.source_paths),
-                "left_of_limits": left,
-            }
-            return ToolOutcome(content)
-        text = self._fanout.partial_text(job_id)
-        if text:
-            content = {"is_partial": True, "result": text, "missing": [f"cut short: {reason.name.lower()}"]}
-            return ToolOutcome(content)
-        why = job.error_message or reason.name.lower().replace("_", " ")
-        return ToolOutcome(f"no result: {why}", is_error=True)
+        due = jobs_deadline(
+            now(),
+            self._deadline,
+            settings.answer_share,
+            int(settings.answer_seconds_max * MICROS),
+            (deadline.current() or self._latest) - 2 * GRACE_MICROS,
+        )
+        tools = {job_id: call.tool for job_id, call in calls}
+        outcomes: dict[str, ToolOutcome] = {}
+        for job_id, end in (await self._fanout.run(calls, due)).items():
+            text = self._fanout.digest.text(job_id)
+            if isinstance(end, ServiceError):
+                self._not_run[tools[job_id]] = end
+                await self.on_warning(f"{tools[job_id]} could not be run: {end.message}")
+                outcomes[job_id] = error_outcome(end, text)
+            else:
+                outcomes[job_id] = job_outcome(ToolJob.of(end, text))
+        return outcomes
 
     async def _read(self, uses: Sequence[ToolUse]) -> dict[str, ToolOutcome]:
-        return {use.id: await self._read_one(use) for use in uses if use.name == READ_FILES}
+        reading = [use for use in uses if use.name == READ_FILES]
+        outcomes = await asyncio.gather(*map(self._read_one, reading))
+        return {use.id: outcome for use, outcome in zip(reading, outcomes, strict=True)}
 
     async def _read_one(self, use: ToolUse) -> ToolOutcome:
+        paths = [str(path) for path in use.input["paths"]]
         try:
             response = await self._parts.tools.read_files(
-                self._spec.workspace, self._spec.scope, [str(path) for path in use.input.get("paths", [])]
+                self._spec.workspace,
+                self._spec.scope,
+                paths,
+                snapshot_id=self._checkpoint.snapshot_id,
+                max_bytes_per_file=_READ_BYTES // len(paths),
             )
         except ServiceError as error:
-            return ToolOutcome(f"the files could not be read: {error.message}", is_error=True)
-        return ToolOutcome(
-            {"files": [MessageToDict(file) for file in response.files], "missing": list(response.missing)}
-        )
+            return failed_outcome(f"the files could not be read: {error.message}")
+        return files_outcome(response)
 
-    async def _log_spend(self) -> str:
-        """Logs what was spent; returns what is left of money and time, in words for the LLM."""
-        seconds = f"{max(0, (self._deadline - now()) // MICROS)} s"
+    async def _log_spend(self) -> budget_pb2.Budget | None:
         budget = await self._parts.budgets.get(self._spec.id)
-        if budget is None:
-            return seconds
-        spend = coordinator_pb2.Spend(spent=budget.spent, held=budget.held, limit=budget.limit)
-        self._run.note(events.SPEND, spend.SerializeToString())
-        return f"{format_usd(budget.available.pico_usd)} USD, {seconds}"
+        if budget is not None:
+            spend = coordinator_pb2.Spend(spent=budget.spent, held=budget.held, limit=budget.limit)
+            self._run.note(NoteType.SPEND, spend.SerializeToString())
+        return budget
 
     # -- the end --
 
     async def _conclude(self, result: InstanceResult) -> Outcome:
-        output = dict(result.output) if result.output is not None else None
-        text = result.text or (json.dumps(output, ensure_ascii=False) if output is not None else "")
+        answer = answer_of(result, self._said, self._not_run)
+        self._say_in_the_end(answer.text)
+        return await self._finish(answer)
+
+    def _say_in_the_end(self, text: str) -> None:
+        """Has the text that was streamed be the answer to the letter: whatever of it was said otherwise, or by a coordinator before
+        this one, is said again."""
+        if self._said == text:
+            return
+        if self._said:
+            self._run.note(NoteType.RESTART, b"")
+        for start in range(0, len(text), _PIECE_CHARACTERS):
+            self._run.text(Channel.ANSWER, text[start : start + _PIECE_CHARACTERS])
+
+    async def _finish(self, answer: Answer) -> Outcome:
+        parts = self._parts
         # Half of what is left, at most, for what makes the result better: the result itself must be reported in time.
         with deadline.scope((now() + self._deadline) // 2):
             citations, jobs, budget = await asyncio.gather(
-                self._citations(text),
-                self._parts.jobs_client.tree(self._spec.id),
-                self._parts.budgets.get(self._spec.id),
+                self._citations(answer.text), self._fanout.settle(), parts.budgets.get(self._spec.id)
             )
-        answer = Answer(
-            text=text,
-            output=output,
-            is_partial=result.is_partial,
-            reason=result.reason,
-            message=result.message,
-            missing=result.missing,
-            model_ids=result.model_ids,
-            rounds=result.rounds,
-            citations=citations,
-        )
-        unfinished = [job.id for job in jobs if not JobState(job.state).is_terminal]
-        if unfinished:
-            await self._parts.jobs_client.abort(unfinished, EndReason.TIMEOUT, "the request has its answer")
-        final = assemble(
-            self._spec,
-            self._run.job,
-            jobs,
-            budget,
+            found = await tool_jobs(parts.budgets, jobs, self._fanout.digest)
+        answer = replace(
             answer,
-            end=now(),
+            citations=citations,
             snapshot_id=self._checkpoint.snapshot_id,
-            template_hash=self._parts.template.content_hash,
+            template_hash=self._checkpoint.template_hash,
             trace_id=telemetry.current_trace_id(),
         )
+        final = assemble(self._spec, self._run.job, found, budget, answer, end=now())
         data = final.SerializeToString()
         if final.outcome == coordinator_pb2.RequestResult.OUTCOME_FAILED:
             # The instance has retried what can be retried; another attempt would only pay for the same again.
@@ -351,13 +342,17 @@ class Conduct:
         return jobs_pb2.Success(result=data, is_partial=is_partial, reason=final.error.reason)
 
     async def _citations(self, text: str) -> list[str]:
-        """The files that the answer names and that exist, in its order."""
+        """The files that the answer names and that exist in the request's snapshot, in its order."""
         paths = named_paths(text)
         if not paths:
             return []
         try:
             response = await self._parts.tools.read_files(
-                self._spec.workspace, self._spec.scope, paths, max_bytes_per_file=1
+                self._spec.workspace,
+                self._spec.scope,
+                paths,
+                snapshot_id=self._checkpoint.snapshot_id,
+                max_bytes_per_file=1,
             )
         except ServiceError as error:
             await self.on_warning(f"the files that the answer names could not be checked: {error.message}")
@@ -365,7 +360,11 @@ class Conduct:
         return [file.path for file in response.files if file.exists]
 
 
-def _first_service_error(group: BaseExceptionGroup[ServiceError]) -> ServiceError:
-    for error in group.exceptions:
-        return _first_service_error(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError("an exception group is never empty")
+async def _asked(service: str, answer: Awaitable[T]) -> T:
+    """The answer of a service; the error that there was none names it."""
+    try:
+        return await answer
+    except ServiceError as error:
+        if error.reason not in _NO_ANSWER:
+            raise
+        raise ServiceError(error.reason, f"{service} did not answer: {error.message}") from error

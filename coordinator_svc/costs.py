@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
@@ -26,7 +27,10 @@ class ToolCosts:
 
     async def describe(self, tools: Iterable[tool_pb2.Tool]) -> str:
         """One line per tool."""
-        return "\n".join([f"{tool.name}: {await self._cost(tool.model_role)}" for tool in tools])
+        offered = list(tools)
+        roles = sorted({tool.model_role for tool in offered})
+        costs = dict(zip(roles, await asyncio.gather(*map(self._cost, roles)), strict=True))
+        return "\n".join(f"{tool.name}: {costs[tool.model_role]}" for tool in offered)
 
     async def _cost(self, role: str) -> str:
         if not role:

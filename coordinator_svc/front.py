@@ -7,18 +7,18 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from dbp.coordinator.v1 import coordinator_pb2
 from dbp.jobs.v1 import jobs_pb2
 
 from coordinator_svc.attendance import Attendance
-from coordinator_svc.coordination import Parts, result_of
+from coordinator_svc.coordination import Parts
+from coordinator_svc.ending import result_of
 from coordinator_svc.events import EventTranslator
 from coordinator_svc.jobs_client import new_job
 from coordinator_svc.requests import KIND, RequestSpec, request_deadline
 from svc_common import deadline, telemetry
-from svc_common.channel import call
 from svc_common.endings import EndReason, JobState
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.times import MICROS, now
@@ -71,7 +71,10 @@ class Front:
         if spec.previous_request_id:
             previous = await self.find(spec.previous_request_id)
             if previous.tenant != spec.tenant:
-                raise ServiceError(ErrorReason.REQUEST_NOT_FOUND, f"no request has the id {spec.previous_request_id!r}")
+                raise _not_found(spec.previous_request_id)
+            if not JobState(previous.state).is_terminal:
+                words = f"the request {previous.id!r} has not ended yet, so that it cannot be continued"
+                raise ServiceError(ErrorReason.REQUEST_NOT_ENDED, words)
         due = request_deadline(
             spec,
             now(),
@@ -122,9 +125,10 @@ class Front:
         async def result() -> coordinator_pb2.RequestResult:
             return await self.result_of(await self._jobs_client.get(root.id))
 
-        translator = EventTranslator(root, self._jobs_client.get, result)
-        async for event in self._jobs_client.follow(root.id, after_sequence):
-            yield await translator.translate(event)
+        translator = EventTranslator(root, self._jobs_client.get_many, result)
+        async for events in self._jobs_client.follow(root.id, after_sequence):
+            for event in await translator.translate(events):
+                yield event
 
     async def find(self, request_id: str) -> jobs_pb2.Job:
         """The root job of a request. Raises REQUEST_NOT_FOUND."""
@@ -138,19 +142,8 @@ class Front:
             raise _not_found(request_id)
         return job
 
-    async def list_requests(self, request: coordinator_pb2.ListRequestsRequest) -> jobs_pb2.ListJobsResponse:
-        listing = jobs_pb2.ListJobsRequest(
-            tenant=request.tenant,
-            kinds=[KIND],
-            states=request.states,
-            page_size=request.page_size,
-            page_token=request.page_token,
-            roots_only=True,
-        )
-        for name in ("created_after", "created_before"):
-            if request.HasField(cast("coordinator_pb2.ListRequestsRequest._HasFieldArgType", name)):
-                getattr(listing, name).CopyFrom(getattr(request, name))
-        return await call(self._jobs_client.stub.ListJobs, listing)
+    async def list_requests(self, listing: jobs_pb2.ListJobsRequest) -> jobs_pb2.ListJobsResponse:
+        return await self._jobs_client.list_jobs(listing)
 
     async def cancel(self, request_id: str) -> jobs_pb2.Job:
         """Ends the request and all its jobs; one that has ended stays as it is."""
@@ -161,7 +154,7 @@ class Front:
         return await self._jobs_client.get(request_id)
 
     async def result_of(self, root: jobs_pb2.Job) -> coordinator_pb2.RequestResult:
-        return await result_of(self._parts, root)
+        return await result_of(self._jobs_client, self._parts.budgets, root)
 
     async def stop(self) -> None:
         """Leaves the requests of callers that this process is about to leave alone; waits for the cancels that are under way."""

@@ -42,6 +42,12 @@ def prompt_values(
     }
 
 
+def left_of_limits(available: int | None, deadline: int, now: int) -> str:
+    """What is left of money (pico-USD, None when not known) and time, in words."""
+    seconds = f"{max(0, deadline - now) // MICROS} s"
+    return seconds if available is None else f"{format_usd(available)} USD, {seconds}"
+
+
 def _listing(workspace: tool_pb2.DescribeWorkspaceResponse) -> str:
     left_out = workspace.files_total - len(workspace.paths)
     return "\n".join([*workspace.paths, *([f"... and {left_out} files more"] if left_out > 0 else [])])

@@ -8,10 +8,6 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-
-from svc_common.errors import invalid_field
 from svc_common.money import PICO
 from svc_common.times import MICROS
 
@@ -67,7 +63,7 @@ class RequestSpec:
     previous_request_id: str = ""
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @staticmethod
     def from_json(data: bytes) -> RequestSpec:
@@ -75,20 +71,6 @@ class RequestSpec:
         scope = {name: tuple(items) for name, items in values.pop("scope").items()}
         response_format = ResponseFormat(values.pop("response_format"))
         return RequestSpec(scope=ScopeSpec(**scope), response_format=response_format, **values)
-
-
-def parse_response_schema(text: str) -> Mapping[str, Any] | None:
-    """The JSON schema of an answer, or None for none. Raises INVALID_ARGUMENT when it is not one of an object."""
-    if not text:
-        return None
-    try:
-        schema = json.loads(text)
-        Draft202012Validator.check_schema(schema)
-    except (json.JSONDecodeError, SchemaError, RecursionError) as error:
-        raise invalid_field("response_schema", f"is not a JSON schema: {error.args[0]}") from error
-    if not isinstance(schema, dict) or schema.get("type") != "object":
-        raise invalid_field("response_schema", 'must be a schema with "type": "object"')
-    return schema
 
 
 def request_deadline(spec: RequestSpec, now: int, caller_deadline: int | None, default: int, margin: int) -> int:
@@ -104,6 +86,7 @@ def request_deadline(spec: RequestSpec, now: int, caller_deadline: int | None, d
     return min(limits)
 
 
-def jobs_deadline(now: int, deadline: int, share: float, longest: int) -> int:
-    """When the jobs of a round must have ended so that the answer can still be written: what is left less its share."""
-    return deadline - min(int((deadline - now) * share), longest)
+def jobs_deadline(now: int, deadline: int, share: float, longest: int, latest: int) -> int:
+    """When the jobs of a round must have ended so that the answer can still be written: what is left less its share, and not later
+    than `latest`, when the LLM stops waiting for them."""
+    return min(deadline - min(int((deadline - now) * share), longest), latest)

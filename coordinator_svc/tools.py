@@ -73,10 +73,14 @@ class ToolsClient:
         return await call(self._stub.DescribeWorkspace, request, patience=self._patience)
 
     async def read_files(
-        self, workspace: str, scope: ScopeSpec, paths: Sequence[str], max_bytes_per_file: int = 0
+        self, workspace: str, scope: ScopeSpec, paths: Sequence[str], *, snapshot_id: str, max_bytes_per_file: int
     ) -> tool_pb2.ReadFilesResponse:
         request = tool_pb2.ReadFilesRequest(
-            workspace=workspace, scope=to_scope(scope), paths=paths, max_bytes_per_file=max_bytes_per_file
+            workspace=workspace,
+            scope=to_scope(scope),
+            paths=paths,
+            snapshot_id=snapshot_id,
+            max_bytes_per_file=max_bytes_per_file,
         )
         return await call(self._stub.ReadFiles, request, patience=self._patience)
 

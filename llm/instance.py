@@ -74,9 +74,10 @@ class Host(Protocol):
     async def run_tools(self, round: int, thought: str, uses: Sequence[ToolUse]) -> Sequence[ToolOutcome]:
         """Runs calls made in one turn, in parallel, and returns their outcomes in order.
 
-        `round` counts from 1; `thought` is what the model said beside the calls. May take long; is cancelled when the instance runs
-        out of time. A tool that fails is an outcome with `is_error`, not an exception. After a resumption the same calls come again
-        with the same `round` and ids. Each call gets a span by `llm.tracing.tool_span`.
+        `round` counts from 1; `thought` is what the model said beside the calls. May take long, but only until the deadline at hand
+        (`svc_common.deadline`): then it is cancelled, and what it had is lost. A tool that fails is an outcome with `is_error`, not
+        an exception. After a resumption the same calls come again with the same `round` and ids. Each call gets a span by
+        `llm.tracing.tool_span`.
         """
         ...
 

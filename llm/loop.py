@@ -20,6 +20,7 @@ from llm.settings import LlmSettings
 from llm.structured import RESULT_TOOL, Result, find_result
 from llm.tokens import compact_json
 from llm.tool_calls import judge, result_block, tool_uses
+from svc_common import deadline
 from svc_common.endings import EndReason
 from svc_common.times import MICROS, now
 from svc_common.tokens import TokenUsage
@@ -27,6 +28,8 @@ from svc_common.tokens import TokenUsage
 # Turns in a row of which no call could be run: the model is not getting anywhere.
 _MAX_FRUITLESS = 2
 _MAX_REPAIRS = 1
+# A model that after a round of tools has less time than this to begin its turn is asked to conclude at once.
+_LEAST_ASKING = MICROS // 2
 _CUT_MARK = "\n[... cut: the output limit was reached ...]"
 
 _HOW_TO_GET: Mapping[EndReason, str] = {
@@ -220,7 +223,8 @@ class InstanceLoop:
             round = talk.tally.rounds + 1
             try:
                 async with asyncio.timeout(seconds_until(self._deadline)) as limit:
-                    ran = await self._host.run_tools(round, thought, verdict.to_run)
+                    with deadline.scope(self._deadline):
+                        ran = await self._host.run_tools(round, thought, verdict.to_run)
                 outcomes |= {use.id: outcome for use, outcome in zip(verdict.to_run, ran, strict=True)}
             except TimeoutError:
                 if not limit.expired():
@@ -228,6 +232,7 @@ class InstanceLoop:
                 late = ToolOutcome(self._parts.texts.text(notices.OUT_OF_TIME), is_error=True)
                 outcomes |= {use.id: late for use in verdict.to_run}
                 notice_ids |= {use.id for use in verdict.to_run}
+            if now() > self._deadline - _LEAST_ASKING:
                 self._conclusion = Cut(EndReason.TIMEOUT, "the time for tool calls is over")
             talk.tally = replace(talk.tally, rounds=round, fruitless_turns=0)
         else:

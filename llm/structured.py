@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from llm.conversation import Block
+from llm.patterns import is_soon_matched
 from llm.reply import MALFORMED
 from llm.tokens import compact_json
 
@@ -18,6 +24,8 @@ RESULT_TOOL = "submit_result"
 """Name of the tool by whose arguments a model gives its result. No other tool may have it."""
 
 _MAX_PROBLEMS = 5
+# References followed in one check; a schema of doubling ones would take forever.
+_MAX_REFERENCES = 10_000
 _CODE_FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n```\s*$", re.DOTALL)
 
 
@@ -53,9 +61,35 @@ def find_result(blocks: Sequence[Block], schema: Mapping[str, Any]) -> Result | 
 
 
 def violations(value: Any, schema: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a value, in words that let a model mend it; at most five."""
-    errors = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda error: error.json_path)
+    """What is wrong with a value, in words that let a model mend it; at most five.
+
+    The schema may be a caller's: nothing is fetched for it, and one that leads too far for a value is a problem of that value.
+    """
+    validator = _Validator(schema, registry=Registry())
+    _references.set(0)
+    try:
+        errors = sorted(validator.iter_errors(value), key=lambda error: error.json_path)
+    except (RecursionError, Unresolvable) as error:
+        return [f"$: could not be checked: {error or type(error).__name__}"]
     return [f"{error.json_path}: {error.message[:200]}" for error in errors[:_MAX_PROBLEMS]]
+
+
+def _follow(validator: Any, reference: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    _references.set(_references.get() + 1)
+    if _references.get() > _MAX_REFERENCES:
+        raise RecursionError("its schema refers to itself too often")
+    yield from Draft202012Validator.VALIDATORS["$ref"](validator, reference, value, schema)
+
+
+def _match(validator: Any, pattern: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(value, str) and not is_soon_matched(pattern, value):
+        yield ValidationError(f"is too long for the pattern {pattern!r}")
+        return
+    yield from Draft202012Validator.VALIDATORS["pattern"](validator, pattern, value, schema)
+
+
+_references: ContextVar[int] = ContextVar("references")
+_Validator = extend(Draft202012Validator, {"$ref": _follow, "pattern": _match})  # type: ignore[no-untyped-call]  # untyped in the stubs
 
 
 def _parse_object(text: str) -> dict[str, Any] | None:

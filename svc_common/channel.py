@@ -76,7 +76,8 @@ async def call(
     growing pauses, while the callee or its store is away; every RPC of this house is safe to repeat.
     """
     loop = asyncio.get_running_loop()
-    give_up = loop.time() + patience
+    left = deadline.remaining()  # at its end, "away" says more than "out of time"
+    give_up = loop.time() + (patience if left is None else min(patience, left))
     pause = 0.02
     while True:
         try:

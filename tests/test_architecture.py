@@ -20,8 +20,8 @@ STORE_ROOMS = {
 # Rooms that speak to the outside; every other module of a service is domain and stays free of transport and storage.
 OUTER_ROOMS = {
     "coordinator_svc": {
-        "server", "servicer", "front", "coordination", "fanout", "jobs_client", "budgets", "tools", "events", "results",
-        "prompt", "costs"
+        "server", "servicer", "front", "wire", "coordination", "ending", "fanout", "jobs_client", "budgets", "tools", "digest",
+        "events", "results", "findings", "prompt", "costs"
     },
     "tool_svc": {"server", "servicer", "worker", "wire", "clients"},
     "jobs_svc": {"server", "servicer", "scaler", "wire", *STORE_ROOMS["jobs_svc"]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from svc_common.texts import shortened
 from tool_svc.calls import ToolResult
 
 
@@ -19,16 +20,11 @@ def capped(result: ToolResult, max_bytes: int) -> ToolResult:
     return replace(
         result,
         output=None,
-        text=_cut(written or result.text, max_bytes),
+        text=shortened(written or result.text, max_bytes),
         is_partial=True,
         missing=(*result.missing, f"what lies beyond {max_bytes} bytes of the result; ask for less at once"),
         provenance=replace(result.provenance, is_truncated=True),
     )
-
-
-def _cut(text: str, max_bytes: int) -> str:
-    kept = text.encode("utf-8", "surrogatepass")[:max_bytes].decode("utf-8", "ignore")
-    return f"{kept}\n[... cut here, {_size(text) - _size(kept)} bytes left out ...]"
 
 
 def _size(text: str) -> int:

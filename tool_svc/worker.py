@@ -11,6 +11,7 @@ from opentelemetry.util.types import AttributeValue
 from svc_common import telemetry
 from svc_common.endings import EndReason
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.notes import Channel, NoteType
 from svc_common.server_interceptor import validate
 from svc_common.times import MICROS, from_timestamp
 from svc_common.worker import JobRun, Outcome
@@ -18,8 +19,6 @@ from tool_svc.calls import Execution, Progress, ToolResult
 from tool_svc.engine import ToolEngine
 from tool_svc.wire import call_from, progress_to, result_to
 
-PARTIAL_TEXT = "partial"
-PROGRESS = "progress"
 # How long before a job's deadline its result must be there, for the report to be recorded in time.
 REPORT_MARGIN = MICROS // 4
 
@@ -81,7 +80,7 @@ class _JobListener:
         self._run = run
 
     def progress(self, progress: Progress) -> None:
-        self._run.note(PROGRESS, progress_to(progress).SerializeToString())
+        self._run.note(NoteType.PROGRESS, progress_to(progress).SerializeToString())
 
     def text(self, piece: str) -> None:
-        self._run.text(PARTIAL_TEXT, piece)
+        self._run.text(Channel.PARTIAL, piece)

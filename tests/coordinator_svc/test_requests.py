@@ -6,7 +6,7 @@ from dbp.coordinator.v1 import coordinator_pb2
 
 from coordinator_svc.citations import named_paths
 from coordinator_svc.requests import RequestSpec, ResponseFormat, ScopeSpec, jobs_deadline, request_deadline
-from coordinator_svc.servicer import parse_spec
+from coordinator_svc.wire import parse_spec
 from svc_common.errors import ServiceError
 from svc_common.times import MICROS
 
@@ -29,9 +29,13 @@ def test_the_earliest_limit_is_the_deadline(
     assert (due - NOW) / MICROS == expected_seconds
 
 
-def test_jobs_leave_a_share_of_the_time_for_the_answer() -> None:
-    assert jobs_deadline(NOW, NOW + 8 * MICROS, 0.25, 30 * MICROS) == NOW + 6 * MICROS
-    assert jobs_deadline(NOW, NOW + 300 * MICROS, 0.25, 30 * MICROS) == NOW + 270 * MICROS
+@pytest.mark.parametrize(
+    ("left", "latest", "expected"),
+    [(8, 8, 6), (300, 300, 270), (8, 5, 5)],
+)
+def test_jobs_leave_a_share_of_the_time_for_the_answer(left: int, latest: int, expected: int) -> None:
+    due = jobs_deadline(NOW, NOW + left * MICROS, 0.25, 30 * MICROS, NOW + latest * MICROS)
+    assert due == NOW + expected * MICROS
 
 
 def test_a_request_survives_its_job() -> None:
@@ -62,6 +66,14 @@ def test_what_the_proto_cannot_say_is_refused_by_name(fields: dict[str, object],
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    request = coordinator_pb2.ProcessRequestRequest(query="q")
+    request.parameters.update({"depth": float("nan")})
+    with pytest.raises(ServiceError) as caught:
+        parse_spec(request)
+    assert [violation.field for violation in caught.value.violations] == ["parameters"]
+
+
 @pytest.mark.parametrize(
     ("text", "paths"),
     [
@@ -69,6 +81,7 @@ def test_what_the_proto_cannot_say_is_refused_by_name(fields: dict[str, object],
         ("In ./a/b.c, (d/e.md), and a/b.c again", ["a/b.c", "d/e.md"]),
         ("No file: 3.14, and http://example.org/x.html is on another machine", []),
         ("the folder src/deep/ is no file", []),
+        ("A Makefile, the LICENSE; `.gitignore` and `run`", ["Makefile", "LICENSE", ".gitignore", "run"]),
     ],
 )
 def test_paths_are_found_in_prose(text: str, paths: list[str]) -> None:

@@ -38,8 +38,8 @@ async def call(client: AsyncClient, request_id: str, reattach_within: float = 0.
 
 async def ended(opened: TestHouse, request_id: str) -> jobs_pb2.StateChange:
     """How a request ends, seen by nobody that its coordinator knows of."""
-    async for event in JobsClient(opened.client.jobs, 5.0).follow(request_id, 0):
-        last = event
+    async for events in JobsClient(opened.client.jobs, 5.0).follow(request_id, 0):
+        last = events[-1]
     return last.state_change
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from dbp.common.v1 import common_pb2
 from dbp.coordinator.v1 import coordinator_pb2
+from dbp.jobs.v1 import jobs_pb2
 
+from coordinator_svc.jobs_client import new_job
+from coordinator_svc.requests import KIND, RequestSpec
+from svc_common.channel import call
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.times import MICROS, duration_from_seconds, now
 from tests.scenarios.conftest import OpenHouse
 from tests.scenarios.scripts import ANSWER, PLAN, TOOLS
 from tests.support.house import TestHouse, billed_pico_usd
@@ -197,6 +203,60 @@ async def test_a_request_may_continue_an_earlier_one(open_house: OpenHouse) -> N
             await ask(opened, previous_request_id="none")
     assert any("three times" in text for text in seen)
     assert caught.value.reason is ErrorReason.REQUEST_NOT_FOUND
+
+
+async def test_a_request_that_runs_cannot_be_continued(open_house: OpenHouse) -> None:
+    stalled = """
+  - when: {template: "*"}
+    reply: {text: "never", fault: {stall: true, after_chunks: 0}}
+"""
+    async with open_house(stalled) as opened:
+        async for event in opened.client.ask("Where?", request_id="running"):
+            if event.WhichOneof("event") == "accepted":
+                with pytest.raises(ServiceError) as caught:
+                    await ask(opened, previous_request_id="running")
+                await opened.client.cancel("running")
+    assert caught.value.reason is ErrorReason.REQUEST_NOT_ENDED
+
+
+@pytest.mark.parametrize("written", ['{"path":"shop/orders.py","times":3}', '{"path": "shop/orders.py", "times": 3}'])
+async def test_an_answer_in_json_is_streamed_as_it_is(open_house: OpenHouse, written: str) -> None:
+    answer = f"""
+  - when: {{template: coordinator_main}}
+    reply: {{text: '{written}'}}
+"""
+    async with open_house(answer) as opened:
+        events = await ask(opened, response_format=coordinator_pb2.RESPONSE_FORMAT_JSON)
+    result = events[-1].result
+    assert result.outcome == Result.OUTCOME_COMPLETE
+    assert "".join(event.answer_text.text for event in events) == result.answer
+    assert json.loads(result.answer) == {"path": "shop/orders.py", "times": 3}
+    assert result.answer_json["times"] == 3
+    assert [citation.path for citation in result.citations] == ["shop/orders.py"]
+
+
+async def test_large_requests_can_be_listed(open_house: OpenHouse) -> None:
+    async with open_house(ANSWER) as opened:
+        for number in range(5):
+            created = await call(
+                opened.client.jobs.CreateJobs,
+                jobs_pb2.CreateJobsRequest(jobs=[root_job(f"large-{number}")], claim_for_worker_id="w"),
+            )
+            report = jobs_pb2.JobReport(
+                job_id=f"large-{number}",
+                fencing_token=created.jobs[0].lease.fencing_token,
+                checkpoint=b"x" * 4_000_000,
+                release=jobs_pb2.Release(delay=duration_from_seconds(60)),
+            )
+            await call(opened.client.jobs.ReportJobs, jobs_pb2.ReportJobsRequest(worker_id="w", reports=[report]))
+        page = await opened.client.list_requests()
+    assert {request.query for request in page.requests} == {"Where?"}
+    assert len(page.requests) == 5
+
+
+def root_job(request_id: str) -> jobs_pb2.NewJob:
+    spec = RequestSpec(id=request_id, tenant="default", query="Where?", workspace="default")
+    return new_job(request_id, KIND, spec.to_json(), now() + 60 * MICROS, tenant="default")
 
 
 @pytest.mark.parametrize(
