@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from budget_svc import charges
-from budget_svc.budgets import Budget, NewBudget, TransientDenial, admit, check_limit, held
+from budget_svc.budgets import Budget, NewBudget, TransientDenial, admit, check_limit, held_by_others
 from budget_svc.charges import Charge, ChargeState, Step
 from budget_svc.ledger import Cause, Change, Entry
 from budget_svc.operations import (
@@ -36,13 +36,14 @@ Value: TypeAlias = "Charge | Budget | list[Budget] | list[Charge | ServiceError]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an operation gave, and what others may want to know once it is durable: the levels where room came free and
-    the budgets that passed a threshold."""
+class News:
+    """What others may want to know of a transaction: the levels where room came free and the budgets that passed a threshold."""
 
-    value: Value
-    freed: tuple[str, ...] = ()
-    passed: tuple[str, ...] = ()
+    freed: frozenset[str] = frozenset()
+    passed: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.freed or self.passed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +79,16 @@ class Book:
         self.new_charges: set[str] = set()
         self.changed_charges: set[str] = set()
         self.entries: list[Entry] = []
-        self._freed: list[str] = []
-        self._passed: list[str] = []
+        self._freed: set[str] = set()
+        self._passed: set[str] = set()
 
-    def apply(self, operation: Operation) -> Outcome:
+    @property
+    def news(self) -> News:
+        """What the operations so far brought about, those that were refused included."""
+        return News(frozenset(self._freed), frozenset(self._passed))
+
+    def apply(self, operation: Operation) -> Value:
         """Raises ServiceError when the operation is refused."""
-        self._freed, self._passed = [], []
-        value = self._apply(operation)
-        return Outcome(value, tuple(self._freed), tuple(self._passed))
-
-    def _apply(self, operation: Operation) -> Value:
         match operation:
             case Reserve():
                 return self._reserve(operation, operation.yields_to)
@@ -120,7 +121,9 @@ class Book:
         for new in wanted:
             known = self.budgets.get(new.id) or made.get(new.id)
             if known is None:
-                made[new.id] = self._defined(new, made)
+                parent_id = new.parent_id or self._tenants.budget_id(new.tenant, self.now)
+                parent = made.get(parent_id) or self._budget(parent_id)
+                made.update({parent_id: parent, new.id: self._defined(new, parent)})
             elif known.terms != new.terms:
                 raise ServiceError(
                     ErrorReason.BUDGET_CONFLICT,
@@ -128,13 +131,11 @@ class Book:
                     metadata={"budget_id": new.id},
                 )
         for budget in made.values():
-            self._add(budget)
+            self._adopt(budget)
         return [copy(self.budgets[new.id]) for new in wanted]
 
-    def _defined(self, new: NewBudget, made: dict[str, Budget]) -> Budget:
+    def _defined(self, new: NewBudget, parent: Budget) -> Budget:
         check_limit(new.limit, new.conclusion_reserve)
-        parent_id = new.parent_id or self._tenants.budget_id(new.tenant, self.now)
-        parent = made.get(parent_id) or self._budget(parent_id)
         if new.tenant not in ("", parent.tenant):
             raise invalid_field("tenant", f"the parent's tenant is {parent.tenant!r}")
         return Budget(
@@ -151,10 +152,11 @@ class Book:
         )
 
     def _budget(self, budget_id: str) -> Budget:
+        """A budget as it stands, or a tenant's as it would come into being, which is for the caller to adopt."""
         if known := self.budgets.get(budget_id):
             return known
         if new := self._tenants.define(budget_id, self.now):
-            budget = Budget(
+            return Budget(
                 id=new.id,
                 parent_id="",
                 tenant=new.tenant,
@@ -166,13 +168,13 @@ class Book:
                 limit=new.limit,
                 conclusion_reserve=new.conclusion_reserve,
             )
-            self._add(budget)
-            return budget
         raise ServiceError(ErrorReason.BUDGET_NOT_FOUND, f"no budget {budget_id!r}", metadata={"budget_id": budget_id})
 
-    def _add(self, budget: Budget) -> None:
-        self.budgets[budget.id] = self.new_budgets[budget.id] = budget
-        self._record(budget, Change(Cause.CREATE, limit=budget.limit))
+    def _adopt(self, budget: Budget) -> None:
+        """Takes in a budget, if it is new."""
+        if budget.id not in self.budgets:
+            self.budgets[budget.id] = self.new_budgets[budget.id] = budget
+            self._record(budget, Change(Cause.CREATE, limit=budget.limit, conclusion_reserve=budget.conclusion_reserve))
 
     def _adjust(self, operation: AdjustBudget) -> Budget:
         budget = self._budget(operation.budget_id)
@@ -180,18 +182,21 @@ class Book:
         if reserve is None:
             reserve = min(budget.conclusion_reserve, operation.limit)
         check_limit(operation.limit, reserve)
-        change = Change(Cause.ADJUST, limit=operation.limit - budget.limit)
-        roomier = operation.limit > budget.limit or reserve < budget.conclusion_reserve
+        self._adopt(budget)
+        change = Change(
+            Cause.ADJUST, limit=operation.limit - budget.limit, conclusion_reserve=reserve - budget.conclusion_reserve
+        )
+        if not change.limit and not change.conclusion_reserve:
+            return copy(budget)
         budget.limit, budget.conclusion_reserve = operation.limit, reserve
         passed = budget.passed_now()
         if passed > budget.passed_percent:
-            self._passed.append(budget.id)
+            self._passed.add(budget.id)
         budget.passed_percent = passed
-        self.changed_budgets.add(budget.id)
-        if change.limit:
-            self._record(budget, change)
-        if roomier:
-            self._freed.append(budget.id)
+        self._touch(budget)
+        self._record(budget, change)
+        if change.limit > 0 or change.conclusion_reserve < 0:
+            self._freed.add(budget.id)
         return copy(budget)
 
     # Charges
@@ -222,8 +227,9 @@ class Book:
         admit(path, ask, self.now)
         for budget in path:
             if budget.id in yields_to:
-                raise held(budget, ask, f"others wait for room in budget {budget.id!r}")
+                raise held_by_others(budget, ask, f"others wait for room in budget {budget.id!r}")
         self._take_rate(operation, ask.tokens, yields_to)
+        self._adopt(path[-1])  # a tenant's, if any of them is new
         charge = Charge(
             id=operation.charge_id,
             budget_id=operation.budget_id,
@@ -310,14 +316,14 @@ class Book:
         window = found and self.windows.get(found[0])
         if not window or not before.state.is_open:
             return
-        if after.state is ChargeState.RELEASED:
+        if after.state in (ChargeState.RELEASED, ChargeState.EXPIRED):
             window.give_back(after.create_time, 1, after.reserved_tokens)
         elif after.state is ChargeState.SETTLED:
             window.give_back(after.create_time, 0, after.reserved_tokens - after.usage.total)
         else:
             return
         self.changed_windows.add(window.model_id)
-        self._freed.append(window.level)
+        self._freed.add(window.level)
 
     # The ledger
 
@@ -335,13 +341,16 @@ class Book:
         for budget in path:
             budget.apply(change)
             if change.held + change.spent < 0 or change.held_tokens < 0:
-                self._freed.append(budget.id)
-            elif (percent := budget.passed_now()) > budget.passed_percent:
+                self._freed.add(budget.id)
+            if (percent := budget.passed_now()) > budget.passed_percent:
                 budget.passed_percent = percent
-                self._passed.append(budget.id)
-            if budget.id not in self.new_budgets:
-                self.changed_budgets.add(budget.id)
+                self._passed.add(budget.id)
+            self._touch(budget)
         self._record(path[0], change, charge.id, charge.model_id)
+
+    def _touch(self, budget: Budget) -> None:
+        if budget.id not in self.new_budgets:
+            self.changed_budgets.add(budget.id)
 
     def _record(self, budget: Budget, change: Change, charge_id: str = "", model_id: str = "") -> None:
         entry = Entry(self.now, budget.id, budget.tenant, budget.tool, change, charge_id, model_id)

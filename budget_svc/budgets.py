@@ -136,12 +136,14 @@ def admit(path: Sequence[Budget], ask: Ask, now: int) -> None:
             )
     for budget in path:
         if budget.spent + budget.held + ask.amount > budget.usable(is_conclusion=ask.is_conclusion):
-            raise held(budget, ask, f"{_shortage(budget, ask)} while others hold {format_usd(budget.held)}")
+            raise held_by_others(budget, ask, f"{_shortage(budget, ask)} while others hold {format_usd(budget.held)}")
         if budget.token_quota and budget.tokens.total + budget.held_tokens + ask.tokens > budget.token_quota:
-            raise held(budget, ask, f"others hold {budget.held_tokens} tokens of the quota of budget {budget.id!r}")
+            raise held_by_others(
+                budget, ask, f"others hold {budget.held_tokens} tokens of the quota of budget {budget.id!r}"
+            )
 
 
-def held(budget: Budget, ask: Ask, message: str) -> TransientDenial:
+def held_by_others(budget: Budget, ask: Ask, message: str) -> TransientDenial:
     return TransientDenial(ErrorReason.BUDGET_HELD, message, budget.id, HELD_RETRY_SECONDS, _facts(budget, ask))
 
 

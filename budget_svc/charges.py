@@ -1,12 +1,13 @@
 """A charge: the cost of one model call, and the transitions between its states.
 
     (none) --reserve--> RESERVED --dispatch--> DISPATCHED --settle with usage--> SETTLED
-                           |                      |                                 ^
-                           | release, expiry      | expiry, settle without usage    | settle with usage
-                           v                      v                                 |
-                        RELEASED            CHARGED_IN_FULL ------------------------+
+                         |    |                   |                                 ^
+                 release |    | expiry            | expiry, settle without usage    | settle with usage
+                         v    v                   v                                 |
+                  RELEASED   EXPIRED        CHARGED_IN_FULL ------------------------+
 
-A settle also follows RESERVED directly (the dispatch got lost or was never sent). Repeating a transition changes nothing.
+A settle also follows RESERVED directly (the dispatch got lost or was never sent), and EXPIRED: what was billed is recorded, though
+nothing was held for it any more. Repeating a transition changes nothing.
 Each function returns the charge after it and the change for the ledger, None where no balance changes.
 """
 
@@ -29,6 +30,7 @@ class ChargeState(IntEnum):
     SETTLED = 3
     CHARGED_IN_FULL = 4
     RELEASED = 5
+    EXPIRED = 6
 
     @property
     def is_open(self) -> bool:
@@ -39,7 +41,8 @@ class ChargeState(IntEnum):
 class Charge:
     """Amounts are pico-USD, times epoch microseconds. A charge released before it was reserved has no budget.
 
-    `end_time` is when it took its present terminal state, 0 while it is open.
+    `end_time` is when it took its present terminal state, 0 while it is open. `usage` is what it counts as used: of a charge in
+    full, all that it may have used. `over_reserved` marks a cost above what was held for it.
     """
 
     id: str
@@ -57,19 +60,11 @@ class Charge:
     end_time: int = 0
     cost: int = 0
     usage: TokenUsage = NO_TOKENS
+    over_reserved: bool = False
 
     @property
     def reserved_tokens(self) -> int:
         return self.max_input_tokens + self.max_output_tokens
-
-    @property
-    def over_reserved(self) -> bool:
-        return self.cost > self.reserved
-
-    @property
-    def full_usage(self) -> TokenUsage:
-        """What a charge in full counts as used."""
-        return TokenUsage(self.max_input_tokens, self.max_output_tokens)
 
 
 Step = tuple[Charge, Change | None]
@@ -104,13 +99,26 @@ def settle(charge: Charge, usage: TokenUsage | None, now: int) -> Step:
         case ChargeState.SETTLED:
             return charge, None
     if usage is None:
-        return charge_in_full(charge, now)
-    cost = charge.price.cost(usage)
-    settled = replace(charge, state=ChargeState.SETTLED, cost=cost, usage=usage, end_time=now)
-    if charge.state is ChargeState.CHARGED_IN_FULL:
-        return settled, Change(Cause.CORRECT, spent=cost - charge.cost, tokens=usage - charge.full_usage)
-    return settled, Change(
-        Cause.SETTLE,
+        return _charge_in_full(charge, now)
+    return _charge(charge, ChargeState.SETTLED, charge.price.cost(usage), usage, Cause.SETTLE, now)
+
+
+def _charge_in_full(charge: Charge, now: int) -> Step:
+    state, usage = ChargeState.CHARGED_IN_FULL, TokenUsage(charge.max_input_tokens, charge.max_output_tokens)
+    return _charge(charge, state, charge.reserved, usage, Cause.CHARGE_IN_FULL, now)
+
+
+def _charge(charge: Charge, state: ChargeState, cost: int, usage: TokenUsage, cause: Cause, now: int) -> Step:
+    """Puts a cost in the place of the hold or, with a correction, of what was charged or given back before."""
+    is_late = charge.state is ChargeState.EXPIRED
+    over_reserved = charge.over_reserved or is_late or cost > charge.reserved
+    charged = replace(charge, state=state, cost=cost, usage=usage, over_reserved=over_reserved, end_time=now)
+    if not charge.state.is_open:
+        return charged, Change(
+            Cause.CORRECT, spent=cost - charge.cost, tokens=usage - charge.usage, charges=int(is_late)
+        )
+    return charged, Change(
+        cause,
         held=-charge.reserved,
         spent=cost,
         held_tokens=-charge.reserved_tokens,
@@ -119,25 +127,17 @@ def settle(charge: Charge, usage: TokenUsage | None, now: int) -> Step:
     )
 
 
-def charge_in_full(charge: Charge, now: int) -> Step:
-    charged = replace(charge, state=ChargeState.CHARGED_IN_FULL, cost=charge.reserved, end_time=now)
-    return charged, Change(
-        Cause.CHARGE_IN_FULL,
-        held=-charge.reserved,
-        spent=charge.reserved,
-        held_tokens=-charge.reserved_tokens,
-        tokens=charge.full_usage,
-        charges=1,
-    )
-
-
-def release(charge: Charge, now: int, cause: Cause = Cause.RELEASE) -> Step:
-    if charge.state is ChargeState.RELEASED:
+def release(charge: Charge, now: int) -> Step:
+    if charge.state in (ChargeState.RELEASED, ChargeState.EXPIRED):
         return charge, None
     if charge.state is not ChargeState.RESERVED:
         raise wrong_state(charge, "be released")
-    released = replace(charge, state=ChargeState.RELEASED, end_time=now)
-    return released, Change(cause, held=-charge.reserved, held_tokens=-charge.reserved_tokens)
+    return _give_back(charge, ChargeState.RELEASED, Cause.RELEASE, now)
+
+
+def _give_back(charge: Charge, state: ChargeState, cause: Cause, now: int) -> Step:
+    ended = replace(charge, state=state, end_time=now)
+    return ended, Change(cause, held=-charge.reserved, held_tokens=-charge.reserved_tokens)
 
 
 def renew(charge: Charge, expire_time: int) -> Step:
@@ -151,8 +151,8 @@ def expire(charge: Charge, now: int) -> Step:
     if not charge.state.is_open or now < charge.expire_time:
         return charge, None
     if charge.state is ChargeState.RESERVED:
-        return release(charge, now, Cause.EXPIRE)
-    return charge_in_full(charge, now)
+        return _give_back(charge, ChargeState.EXPIRED, Cause.EXPIRE, now)
+    return _charge_in_full(charge, now)
 
 
 def wrong_state(charge: Charge, wish: str) -> ServiceError:

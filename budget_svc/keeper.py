@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from budget_svc import queries, retention
-from budget_svc.book import Outcome, Value
+from budget_svc.book import News
 from budget_svc.budgets import THRESHOLDS, Budget
 from budget_svc.charges import Charge
 from budget_svc.ledger import Entry
-from budget_svc.operations import AdjustBudget, ChargeOperation, CreateBudgets, Expire, Operation, Reserve
+from budget_svc.operations import Asks, Expire, Reserve
 from budget_svc.proof import Difference, differences
 from budget_svc.waiting import WaitingRoom
 from svc_common import deadline
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.group_commit import GroupCommitter
 from svc_common.store import Database
-from svc_common.times import Clock
+from svc_common.tasks import supervised
+from svc_common.times import DAY, Clock
 
-logger = logging.getLogger(__name__)
+R = TypeVar("R")
 
 _SWEEP_BATCH = 500
 _FOLD_BATCH = 500
@@ -47,24 +47,23 @@ class Keeper:
     """Owns the background work; `start` begins it, `stop` ends it and sends away those who wait and watch."""
 
     def __init__(
-        self, committer: GroupCommitter[Operation, Outcome], database: Database, clock: Clock, intervals: Intervals
+        self, committer: GroupCommitter[Any, Any], database: Database, clock: Clock, intervals: Intervals
     ) -> None:
         self._committer = committer
         self._database = database
         self._clock = clock
         self._intervals = intervals
-        self.waiting = WaitingRoom(self._reserve, self._reserve_in_turn, poll_seconds=intervals.poll)
+        self.waiting = WaitingRoom(self.do, self.do, poll_seconds=intervals.poll)
         self._passed = asyncio.Event()
         self._is_stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
     # What is asked
 
-    async def create(self, operation: CreateBudgets) -> list[Budget]:
-        return cast("list[Budget]", await self._do(operation))
-
-    async def adjust(self, operation: AdjustBudget) -> Budget:
-        return cast(Budget, await self._do(operation))
+    async def do(self, operation: Asks[R]) -> R:
+        """What the operation gives, once it is durable. Raises ServiceError when it is refused."""
+        result: R = await self._committer.submit(operation)
+        return result
 
     async def reserve(self, operation: Reserve, *, priority: int, max_wait: float) -> Charge:
         """Waits up to `max_wait` seconds for room, and never so long that the caller's deadline passes unanswered."""
@@ -72,9 +71,6 @@ class Keeper:
         if left is not None:
             max_wait = min(max_wait, left - _ANSWER_SECONDS)
         return await self.waiting.reserve(operation, priority=priority, max_wait=max_wait)
-
-    async def charge(self, operation: ChargeOperation) -> Charge:
-        return cast(Charge, await self._do(operation))
 
     async def budget(self, budget_id: str) -> Budget:
         budget = await self._database.read(lambda connection: queries.budget(connection, budget_id))
@@ -106,33 +102,35 @@ class Keeper:
     async def thresholds(self, budget_id: str) -> AsyncIterator[tuple[Budget, int]]:
         """A budget or one under it, and the threshold (percent) that it has passed; those passed already come first.
 
-        Each is told once for a limit, and anew when the limit changes.
+        Each is told once for a limit, and anew when the limit changes. What was passed and undone between two looks is not told.
         """
         await self.budget(budget_id)
-        told: dict[tuple[str, int], int] = {}
+        # In other replicas something may pass that nobody here is told of.
+        poll_seconds = None if self._database.is_sqlite else self._intervals.poll
+        told: dict[str, tuple[int, int]] = {}
         while not self._is_stopping:
             passed = self._passed
-            for budget in await self._database.read(lambda connection: queries.passed_budgets(connection, budget_id)):
-                key = (budget.id, budget.limit)
+            budgets = await self._database.read(lambda connection: queries.passed_budgets(connection, budget_id))
+            for budget in budgets:
+                limit, before = told.get(budget.id, (budget.limit, 0))
                 for percent in THRESHOLDS:
-                    if told.get(key, 0) < percent <= budget.passed_percent:
+                    if percent <= budget.passed_percent and (percent > before or limit != budget.limit):
                         yield budget, percent
-                told[key] = budget.passed_percent
-            # Woken by what passes here; the timeout is for what passes in other replicas.
+            told = {budget.id: (budget.limit, budget.passed_percent) for budget in budgets}
             with suppress(TimeoutError):
-                await asyncio.wait_for(passed.wait(), self._intervals.poll)
+                await asyncio.wait_for(passed.wait(), poll_seconds)
         raise ServiceError(ErrorReason.SERVICE_UNAVAILABLE, "the service is stopping")
 
     # What it does by itself
 
     def start(self) -> None:
-        self._tasks = [
-            asyncio.create_task(self.waiting.run(), name="budget-line"),
-            asyncio.create_task(self._repeat(self.sweep, _SWEEP_BATCH, self._intervals.sweep), name="budget-sweeper"),
-        ]
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "line": self.waiting.run,
+            "sweeper": lambda: self._repeat(self.sweep, _SWEEP_BATCH, self._intervals.sweep),
+        }
         if self._intervals.retention_days:
-            fold = self._repeat(self.fold, _FOLD_BATCH, self._intervals.fold)
-            self._tasks.append(asyncio.create_task(fold, name="budget-retention"))
+            loops["retention"] = lambda: self._repeat(self.fold, _FOLD_BATCH, self._intervals.fold)
+        self._tasks = [asyncio.create_task(supervised(name, loop), name=name) for name, loop in loops.items()]
 
     async def stop(self) -> None:
         self._is_stopping = True
@@ -147,37 +145,24 @@ class Keeper:
         lapsed = await self._database.read(
             lambda connection: queries.lapsed_charges(connection, self._clock(), _SWEEP_BATCH)
         )
-        await asyncio.gather(*(self._do(Expire(charge_id)) for charge_id in lapsed))
+        await asyncio.gather(*(self.do(Expire(charge_id)) for charge_id in lapsed))
         return len(lapsed)
 
     async def fold(self) -> int:
         """Folds charges that ended longer ago than retention keeps them; returns how many there were."""
-        before = self._clock() - self._intervals.retention_days * queries.DAY
+        before = self._clock() - self._intervals.retention_days * DAY
         return await self._database.write_aside(lambda connection: retention.fold(connection, before, _FOLD_BATCH))
 
     @staticmethod
     async def _repeat(work: Callable[[], Awaitable[int]], batch: int, seconds: float) -> None:
-        """Works until cancelled: on at once after a full batch, else after a pause. A store that is away is tried again."""
+        """Works until cancelled: on at once after a full batch, else after a pause."""
         while True:
-            try:
-                more = await work() == batch
-            except ServiceError as error:
-                logger.warning("%s is put off: %s", work.__name__, error)
-                more = False
-            if not more:
+            if await work() < batch:
                 await asyncio.sleep(seconds)
 
-    async def _reserve(self, operation: Reserve) -> Charge:
-        return cast(Charge, await self._do(operation))
-
-    async def _reserve_in_turn(self, operation: Operation) -> list[Charge | ServiceError]:
-        return cast("list[Charge | ServiceError]", await self._do(operation))
-
-    async def _do(self, operation: Operation) -> Value:
-        outcome = await self._committer.submit(operation)
-        if outcome.freed:
-            self.waiting.room_came_free(outcome.freed)
-        if outcome.passed:
+    def announce(self, news: News) -> None:
+        """Lets those know who wait for room or watch thresholds."""
+        self.waiting.room_came_free(news.freed)
+        if news.passed:
             self._passed.set()
             self._passed = asyncio.Event()
-        return outcome.value

@@ -24,7 +24,7 @@ class Cause(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an entry adds to the balances of its budget and of every one above (`limit`: of its budget alone).
+    """What an entry adds to the balances of its budget and of every one above; to limit and conclusion reserve of its budget alone.
 
     Amounts are pico-USD. `charges` counts charges that ended by costing something or nothing, not released ones.
     """
@@ -36,6 +36,7 @@ class Change:
     tokens: TokenUsage = NO_TOKENS
     charges: int = 0
     limit: int = 0
+    conclusion_reserve: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ budget does not hold up another job. Conclusions wait only for conclusions, sinc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, Protocol, TypeVar
@@ -35,6 +35,9 @@ class Line(Generic[P]):
 
     def __len__(self) -> int:
         return len(self._arrivals)
+
+    def __iter__(self) -> Iterator[P]:
+        return iter(list(self._arrivals.values()))
 
     def join(self, place: P) -> int:
         """Takes a place at the end; returns the number by which to leave."""

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
-from budget_svc.budgets import Ask, NewBudget
+from budget_svc.budgets import Ask, Budget, NewBudget
+from budget_svc.charges import Charge
 from budget_svc.prices import Price
+from svc_common.errors import ServiceError
 from svc_common.tokens import TokenUsage
+
+R = TypeVar("R", covariant=True)
+
+
+class Asks(Generic[R]):
+    """An operation that gives an `R`."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
-class CreateBudgets:
+class CreateBudgets(Asks[list[Budget]]):
     budgets: tuple[NewBudget, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class AdjustBudget:
+class AdjustBudget(Asks[Budget]):
     """`conclusion_reserve` None keeps the one it has, cut to the new limit."""
 
     budget_id: str
@@ -25,7 +35,7 @@ class AdjustBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(Asks[Charge]):
     """`lease` is in microseconds, from the time it is granted. `yields_to` are levels where others wait for their turn."""
 
     charge_id: str
@@ -52,40 +62,41 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
-class ReserveInTurn:
+class ReserveInTurn(Asks[list[Charge | ServiceError]]):
     """Reservations that waited in line: one that still has to wait makes those behind it wait at the same level."""
 
     reserves: tuple[Reserve, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Asks[Charge]):
     charge_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Asks[Charge]):
     charge_id: str
     usage: TokenUsage | None
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Release(Asks[Charge]):
     charge_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
+class Renew(Asks[Charge]):
     charge_id: str
     lease: int
 
 
 @dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(Asks[Charge]):
     """Ends the lease of a charge if its time has come."""
 
     charge_id: str
 
 
-ChargeOperation: TypeAlias = Dispatch | Settle | Release | Renew | Expire
-Operation: TypeAlias = CreateBudgets | AdjustBudget | Reserve | ReserveInTurn | ChargeOperation
+Operation: TypeAlias = (
+    CreateBudgets | AdjustBudget | Reserve | ReserveInTurn | Dispatch | Settle | Release | Renew | Expire
+)

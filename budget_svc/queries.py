@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import CTE, Connection, RowMapping, func, select, text
 
@@ -11,10 +11,8 @@ from budget_svc.budgets import Budget
 from budget_svc.ledger import Cause, Entry
 from budget_svc.proof import OwnSums, Sums
 from budget_svc.rows import budget_from, entry_from
-from svc_common.times import MICROS
+from svc_common.times import DAY
 from svc_common.tokens import TokenUsage
-
-DAY = 24 * 3600 * MICROS
 
 _SPENDING = (Cause.SETTLE, Cause.CHARGE_IN_FULL, Cause.CORRECT, Cause.FOLD)
 _TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
@@ -90,7 +88,7 @@ def proof(connection: Connection) -> tuple[dict[str, Budget], dict[str, OwnSums]
 
 def _own_sums(connection: Connection) -> dict[str, OwnSums]:
     columns, charges = tables.ledger.c, tables.charges.c
-    names = ("spent", "held", "held_tokens", *_TOKENS, "charges", "limit_amount")
+    names = ("spent", "held", "held_tokens", *_TOKENS, "charges", "limit_amount", "conclusion_reserve")
     sums = [func.sum(columns[name]).label(name) for name in names]
     query = select(columns.budget_id, func.count().label("entries"), *sums).group_by(columns.budget_id)
     opened = (
@@ -102,18 +100,19 @@ def _own_sums(connection: Connection) -> dict[str, OwnSums]:
         .where(charges.end_time == 0)
         .group_by(charges.budget_id)
     )
-    held = {row.budget_id: (int(row.amount), int(row.tokens)) for row in connection.execute(opened)}
-    return {
-        row["budget_id"]: _own(row, held.get(row["budget_id"], (0, 0))) for row in connection.execute(query).mappings()
-    }
+    own = {row["budget_id"]: _own(row) for row in connection.execute(query).mappings()}
+    for row in connection.execute(opened):
+        entries = own.get(row.budget_id, OwnSums())
+        own[row.budget_id] = replace(entries, open_amount=int(row.amount), open_tokens=int(row.tokens))
+    return own
 
 
-def _own(row: RowMapping, held: tuple[int, int]) -> OwnSums:
+def _own(row: RowMapping) -> OwnSums:
     sums = Sums(
         **{name: int(row[name]) for name in ("spent", "held", "held_tokens", *_TOKENS)},
         charge_count=int(row["charges"]),
     )
-    return OwnSums(int(row["entries"]), int(row["limit_amount"]), sums, *held)
+    return OwnSums(int(row["entries"]), int(row["limit_amount"]), int(row["conclusion_reserve"]), sums)
 
 
 def lapsed_charges(connection: Connection, now: int, most: int) -> list[str]:

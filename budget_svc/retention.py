@@ -8,8 +8,8 @@ from sqlalchemy import Connection, delete, insert, or_, select
 
 from budget_svc import tables
 from budget_svc.ledger import Cause, Change, Entry
-from budget_svc.queries import DAY
 from budget_svc.rows import ENTRY_COLUMNS, entry_from, entry_to_row
+from svc_common.times import DAY
 from svc_common.tokens import NO_TOKENS
 
 
@@ -24,10 +24,9 @@ def fold(connection: Connection, ended_before: int, most: int) -> int:
     ids = [row.id for row in rows]
     budget_ids = {row.budget_id for row in rows}
     earlier_folds = (ledger.cause == Cause.FOLD) & ledger.budget_id.in_(budget_ids)
-    folded = select(tables.ledger).where(or_(ledger.charge_id.in_(ids), earlier_folds))
-    entries = [entry_from(row) for row in connection.execute(folded)]
-    connection.execute(delete(tables.ledger).where(ledger.sequence.in_([entry.sequence for entry in entries])))
-    if totals := daily_totals(entries):
+    folded = delete(tables.ledger).where(or_(ledger.charge_id.in_(ids), earlier_folds)).returning(tables.ledger)
+    # What this transaction removed and no more: another replica may be folding the same totals.
+    if totals := daily_totals(entry_from(row) for row in connection.execute(folded)):
         connection.execute(
             insert(tables.ledger), [dict(zip(ENTRY_COLUMNS, entry_to_row(total), strict=True)) for total in totals]
         )

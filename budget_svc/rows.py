@@ -79,7 +79,14 @@ def budget_from(row: Sequence[Any]) -> Budget:
 
 
 def outcome_to_row(charge: Charge) -> Row:
-    return (int(charge.state), charge.expire_time, charge.end_time, charge.cost, *_tokens(charge.usage))
+    return (
+        int(charge.state),
+        charge.expire_time,
+        charge.end_time,
+        charge.cost,
+        *_tokens(charge.usage),
+        charge.over_reserved,
+    )
 
 
 def charge_to_row(charge: Charge) -> Row:
@@ -100,7 +107,7 @@ def charge_to_row(charge: Charge) -> Row:
 
 def charge_from(row: Sequence[Any]) -> Charge:
     charge_id, budget_id, model_id, tier, price, is_conclusion, most_input, most_output, reserved, created, *rest = row
-    state, expires, ended, cost, *tokens = rest
+    state, expires, ended, cost, *tokens, over_reserved = rest
     return Charge(
         charge_id,
         budget_id,
@@ -117,6 +124,7 @@ def charge_from(row: Sequence[Any]) -> Charge:
         ended,
         cost,
         TokenUsage(*tokens),
+        bool(over_reserved),
     )
 
 
@@ -136,11 +144,12 @@ def entry_to_row(entry: Entry) -> Row:
         *_tokens(change.tokens),
         change.charges,
         change.limit,
+        change.conclusion_reserve,
     )
 
 
 def entry_from(row: Sequence[Any]) -> Entry:
     sequence, time, budget_id, tenant, tool, cause, charge_id, model_id, held, spent, held_tokens, *rest = row
-    *tokens, charges, limit = rest
-    change = Change(Cause(cause), held, spent, held_tokens, TokenUsage(*tokens), charges, limit)
+    *tokens, charges, limit, conclusion_reserve = rest
+    change = Change(Cause(cause), held, spent, held_tokens, TokenUsage(*tokens), charges, limit, conclusion_reserve)
     return Entry(time, budget_id, tenant, tool, change, charge_id, model_id, sequence)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 
-from budget_svc.book import Policy
+from budget_svc.book import News, Policy
 from budget_svc.keeper import Intervals, Keeper
 from budget_svc.prices import BUNDLED, PriceFileError, load_prices
 from budget_svc.rates import Quotas
@@ -31,9 +31,10 @@ class BudgetService:
             engine = open_engine(settings.database_url)
         except (PriceFileError, ValueError) as error:
             raise StartupError(str(error)) from error
+        self._loop = asyncio.get_running_loop()
         self._database = Database(engine)
         policy = Policy(settings.tenant_terms(), Quotas(settings.quotas(), prices.listed_id))
-        store = LedgerStore(self._database, policy, clock)
+        store = LedgerStore(self._database, policy, clock, self._committed)
         self._committer = GroupCommitter(store.execute, name="budget-commit")
         intervals = Intervals(
             sweep=settings.sweep_seconds,
@@ -63,6 +64,10 @@ class BudgetService:
         await self._server.stop()
         await self._committer.close()
         self._database.close()
+
+    def _committed(self, news: News) -> None:
+        # In the writing thread.
+        self._loop.call_soon_threadsafe(self.keeper.announce, news)
 
 
 async def start(settings: BudgetSettings, clock: Clock = now) -> BudgetService:

@@ -24,7 +24,7 @@ class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
         self, request: budget_pb2.CreateBudgetsRequest, context: Context
     ) -> budget_pb2.CreateBudgetsResponse:
         new = tuple(wire.new_budget_from(each, f"budgets[{index}]") for index, each in enumerate(request.budgets))
-        budgets = await self._keeper.create(CreateBudgets(new))
+        budgets = await self._keeper.do(CreateBudgets(new))
         return budget_pb2.CreateBudgetsResponse(budgets=map(wire.budget_to, budgets))
 
     async def GetBudget(self, request: budget_pb2.GetBudgetRequest, context: Context) -> budget_pb2.GetBudgetResponse:
@@ -33,7 +33,7 @@ class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
     async def AdjustBudget(
         self, request: budget_pb2.AdjustBudgetRequest, context: Context
     ) -> budget_pb2.AdjustBudgetResponse:
-        budget = await self._keeper.adjust(wire.adjust_from(request))
+        budget = await self._keeper.do(wire.adjust_from(request))
         return budget_pb2.AdjustBudgetResponse(budget=wire.budget_to(budget))
 
     async def ReserveCharge(
@@ -50,26 +50,26 @@ class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
     async def DispatchCharge(
         self, request: budget_pb2.DispatchChargeRequest, context: Context
     ) -> budget_pb2.DispatchChargeResponse:
-        charge = await self._keeper.charge(Dispatch(request.charge_id))
+        charge = await self._keeper.do(Dispatch(request.charge_id))
         return budget_pb2.DispatchChargeResponse(charge=wire.charge_to(charge))
 
     async def SettleCharge(
         self, request: budget_pb2.SettleChargeRequest, context: Context
     ) -> budget_pb2.SettleChargeResponse:
-        charge = await self._keeper.charge(Settle(request.charge_id, wire.usage_from(request)))
+        charge = await self._keeper.do(Settle(request.charge_id, wire.usage_from(request)))
         return budget_pb2.SettleChargeResponse(charge=wire.charge_to(charge))
 
     async def ReleaseCharge(
         self, request: budget_pb2.ReleaseChargeRequest, context: Context
     ) -> budget_pb2.ReleaseChargeResponse:
-        charge = await self._keeper.charge(Release(request.charge_id))
+        charge = await self._keeper.do(Release(request.charge_id))
         return budget_pb2.ReleaseChargeResponse(charge=wire.charge_to(charge))
 
     async def RenewCharge(
         self, request: budget_pb2.RenewChargeRequest, context: Context
     ) -> budget_pb2.RenewChargeResponse:
         lease = from_duration(request.lease) or wire.DEFAULT_LEASE_MICROS
-        charge = await self._keeper.charge(Renew(request.charge_id, lease))
+        charge = await self._keeper.do(Renew(request.charge_id, lease))
         return budget_pb2.RenewChargeResponse(charge=wire.charge_to(charge))
 
     async def EstimateCharge(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import Connection
 
-from budget_svc.book import Book, Outcome, Policy
+from budget_svc.book import Book, News, Policy, Value
 from budget_svc.ledger_rows import LedgerRows
 from budget_svc.operations import AdjustBudget, CreateBudgets, Operation, Reserve, ReserveInTurn
 from svc_common.errors import ServiceError
@@ -22,30 +22,38 @@ class _Overtaken(Exception):
 
 
 class LedgerStore:
-    """Applies operations for a `GroupCommitter`. Several replicas may share one PostgreSQL database."""
+    """Applies operations for a `GroupCommitter`. Several replicas may share one PostgreSQL database.
 
-    def __init__(self, database: Database, policy: Policy, clock: Clock) -> None:
+    `on_commit` is called in the writing thread, after a commit that makes news and before its results are known.
+    """
+
+    def __init__(self, database: Database, policy: Policy, clock: Clock, on_commit: Callable[[News], None]) -> None:
         self._database = database
         self._policy = policy
         self._clock = clock
+        self._on_commit = on_commit
         self._rows = LedgerRows(is_sqlite=database.is_sqlite)
 
-    def execute(self, operations: Sequence[Operation]) -> list[Outcome | Exception]:
+    def execute(self, operations: Sequence[Operation]) -> list[Value | ServiceError]:
         """Applies the operations in order, in one transaction. A refused one gets its ServiceError and changes nothing."""
         for attempt in range(_TRIES):
             try:
-                return self._database.write(lambda connection: self.apply(connection, operations))
+                results, news = self._database.write(lambda connection: self.apply(connection, operations))
             except (*ROW_EXISTS, _Overtaken):
                 if attempt == _TRIES - 1:
                     raise
+            else:
+                if news:
+                    self._on_commit(news)
+                return results
         raise AssertionError("the last try returns or raises")
 
-    def apply(self, connection: Connection, operations: Sequence[Operation]) -> list[Outcome | Exception]:
+    def apply(self, connection: Connection, operations: Sequence[Operation]) -> tuple[list[Value | ServiceError], News]:
         """`execute` within a transaction of the caller's."""
         book = self._load(connection, operations)
-        outcomes = [_attempt(book, operation) for operation in operations]
+        results = [_attempt(book, operation) for operation in operations]
         self._rows.save(connection, book)
-        return outcomes
+        return results, book.news
 
     def _load(self, connection: Connection, operations: Sequence[Operation]) -> Book:
         now = self._clock()
@@ -92,7 +100,7 @@ def _charge_ids(operation: Operation) -> Iterable[str]:
     return (operation.charge_id,)
 
 
-def _attempt(book: Book, operation: Operation) -> Outcome | Exception:
+def _attempt(book: Book, operation: Operation) -> Value | ServiceError:
     try:
         return book.apply(operation)
     except ServiceError as error:

@@ -62,6 +62,7 @@ charges = Table(
     _amount("end_time"),
     _amount("cost"),
     *_tokens(),
+    Column("over_reserved", Boolean, nullable=False),
 )
 # The sweeper looks only at charges whose lease can end; retention only at those that have ended.
 Index(
@@ -89,8 +90,10 @@ ledger = Table(
     *_tokens(),
     _amount("charges"),
     _amount("limit_amount"),
+    _amount("conclusion_reserve"),
     Index("ledger_budget", "budget_id", "sequence"),
     Index("ledger_charge", "charge_id"),
+    Index("ledger_time", "time"),
     # Sequences are never used again, also not after retention has removed the newest rows.
     sqlite_autoincrement=True,
 )

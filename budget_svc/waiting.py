@@ -7,8 +7,9 @@ up; for what happens in other replicas, and for rates, which come free with time
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from budget_svc.budgets import TransientDenial
@@ -16,8 +17,6 @@ from budget_svc.charges import Charge
 from budget_svc.line import Line
 from budget_svc.operations import Reserve, ReserveInTurn
 from svc_common.errors import ErrorReason, ServiceError
-
-logger = logging.getLogger(__name__)
 
 # How many of each level are tried in one transaction.
 _TRIED_AT_ONCE = 32
@@ -58,6 +57,7 @@ class WaitingRoom:
         self._poll_seconds = poll_seconds
         self._line: Line[Waiter] = Line()
         self._freed: set[str] = set()
+        self._frees = 0  # how often room came free anywhere
         self._wake = asyncio.Event()
         self._is_closed = False
 
@@ -68,40 +68,45 @@ class WaitingRoom:
     async def reserve(self, operation: Reserve, *, priority: int, max_wait: float) -> Charge:
         """Reserves at once or within `max_wait` seconds. Raises the denial that stood last when there is no room in time."""
         ahead = self._line.levels_ahead_of(priority, operation.is_conclusion)
+        frees = self._frees
         try:
             return await self._reserve(replace(operation, yields_to=ahead) if ahead else operation)
         except TransientDenial as denial:
             if max_wait <= 0 or self._is_closed:
                 raise
+            if self._frees != frees:  # after the denial, it may be
+                self._freed.add(denial.level)
             return await self._wait(Waiter(operation, priority, denial), max_wait)
 
-    def room_came_free(self, levels: Iterable[str]) -> None:
+    def room_came_free(self, levels: AbstractSet[str]) -> None:
         """Has those who wait at these levels tried again."""
-        if freed := self._line.levels().intersection(levels):
+        if levels:
+            self._frees += 1
+        if freed := self._line.levels() & levels:
             self._freed |= freed
             self._wake.set()
 
     async def run(self) -> None:
         """Tries those whose turn may have come, until cancelled."""
+        clock = asyncio.get_running_loop()
+        next_poll = clock.time()
         while True:
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._poll_seconds if len(self._line) else None)
-                levels = set(self._freed)
-            except TimeoutError:
-                levels = self._line.levels()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(next_poll if len(self._line) else None):
+                    await self._wake.wait()
             self._wake.clear()
-            self._freed.clear()
-            try:
-                while levels:
-                    levels = await self._try(levels)
-            except ServiceError as error:
-                logger.warning("the line waits: %s", error)
-                await asyncio.sleep(self._poll_seconds)
+            levels, self._freed = self._freed, set()
+            # At its time, whatever woke it: those who come and go must not keep the others from being tried.
+            if clock.time() >= next_poll:
+                levels = self._line.levels()
+                next_poll = clock.time() + self._poll_seconds
+            while levels:
+                levels = await self._try(levels)
 
     def close(self) -> None:
         """Sends away those who wait, and lets nobody wait any more: they find another replica or come again."""
         self._is_closed = True
-        for waiter, _ in self._line.turns(self._line.levels(), len(self._line)):
+        for waiter in self._line:
             _answer(waiter, ServiceError(ErrorReason.SERVICE_UNAVAILABLE, "the service is stopping"))
 
     async def _wait(self, waiter: Waiter, max_wait: float) -> Charge:
@@ -134,7 +139,7 @@ class WaitingRoom:
         operations = tuple(replace(waiter.operation, yields_to=ahead) for waiter, ahead in turns)
         try:
             results = await self._reserve_in_turn(ReserveInTurn(operations))
-        except ServiceError as error:
+        except Exception as error:
             for waiter, _ in turns:
                 if waiter.is_out_of_time:
                     _answer(waiter, error)
@@ -153,10 +158,10 @@ class WaitingRoom:
         return {level for level in tried if tried.count(level) == _TRIED_AT_ONCE} - stopped
 
 
-def _answer(waiter: Waiter, result: Charge | ServiceError) -> None:
+def _answer(waiter: Waiter, result: Charge | Exception) -> None:
     if waiter.granted.done():
         return
-    if isinstance(result, ServiceError):
+    if isinstance(result, Exception):
         waiter.granted.set_exception(result)
     else:
         waiter.granted.set_result(result)

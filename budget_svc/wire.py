@@ -158,6 +158,7 @@ def entry_to(entry: Entry) -> budget_pb2.LedgerEntry:
         limit_delta_pico_usd=change.limit,
         held_tokens_delta=change.held_tokens,
         charge_count=change.charges,
+        conclusion_reserve_delta_pico_usd=change.conclusion_reserve,
     )
 
 

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 MICROS = 1_000_000
+DAY = 24 * 3600 * MICROS
 
 Clock = Callable[[], int]
 """Returns the present as microseconds since the Unix epoch."""

@@ -9,7 +9,8 @@ from budget_svc.charges import ChargeState
 from svc_common.errors import ErrorReason
 
 RESERVED, DISPATCHED = ChargeState.RESERVED, ChargeState.DISPATCHED
-SETTLED, IN_FULL, RELEASED = ChargeState.SETTLED, ChargeState.CHARGED_IN_FULL, ChargeState.RELEASED
+SETTLED, IN_FULL = ChargeState.SETTLED, ChargeState.CHARGED_IN_FULL
+RELEASED, EXPIRED = ChargeState.RELEASED, ChargeState.EXPIRED
 OPEN = (RESERVED, DISPATCHED)
 
 
@@ -130,10 +131,9 @@ class Model:
             self.charges[charge_id] = ModelCharge("", 0, False, self.now, RELEASED, self.now)
             return RELEASED
         charge = self.expire(self.charges[charge_id])
-        if charge.state not in (RESERVED, RELEASED):
-            return ErrorReason.CHARGE_STATE
-        self.end(charge, RELEASED, 0)
-        return RELEASED
+        if charge.state is RESERVED:
+            self.end(charge, RELEASED, 0)
+        return charge.state if charge.state in (RELEASED, EXPIRED) else ErrorReason.CHARGE_STATE
 
     def settle(self, charge_id: str, usage: int | None) -> ChargeState | ErrorReason:
         if charge_id not in self.charges:
@@ -143,22 +143,27 @@ class Model:
             self.expire(charge)
         if charge.state is RELEASED:
             return ErrorReason.CHARGE_STATE
+        if charge.state is EXPIRED:
+            self.excuse(charge, charge.amount)
         if usage is None:
-            if charge.state in OPEN:
+            if charge.state in (*OPEN, EXPIRED):
                 self.end(charge, IN_FULL, charge.amount)
             return charge.state
         if charge.state is SETTLED and usage != charge.cost:
             return ErrorReason.CHARGE_STATE
         if charge.state is not SETTLED:
-            for level in self.path(charge.budget):
-                self.budgets[level].excused += max(0, usage - charge.amount)
+            self.excuse(charge, max(0, usage - charge.amount))
             self.end(charge, SETTLED, usage)
         return SETTLED
+
+    def excuse(self, charge: ModelCharge, amount: int) -> None:
+        for level in self.path(charge.budget):
+            self.budgets[level].excused += amount
 
     def expire(self, charge: ModelCharge) -> ModelCharge:
         if charge.state in OPEN and charge.expires <= self.now:
             if charge.state is RESERVED:
-                self.end(charge, RELEASED, 0)
+                self.end(charge, EXPIRED, 0)
             else:
                 self.end(charge, IN_FULL, charge.amount)
         return charge

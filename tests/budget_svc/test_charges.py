@@ -13,6 +13,7 @@ DISPATCHED = budget_pb2.Charge.STATE_DISPATCHED
 SETTLED = budget_pb2.Charge.STATE_SETTLED
 CHARGED_IN_FULL = budget_pb2.Charge.STATE_CHARGED_IN_FULL
 RELEASED = budget_pb2.Charge.STATE_RELEASED
+EXPIRED = budget_pb2.Charge.STATE_EXPIRED
 
 
 @pytest.fixture
@@ -119,8 +120,26 @@ async def test_a_lease_that_ends_before_dispatch_is_released(job: House, clock: 
     assert (await refused(job.dispatch("noticed"))).reason is ErrorReason.CHARGE_STATE
     assert await job.service.keeper.sweep() == 1
     assert await job.balances("request") == (0, 0)
-    assert (await refused(job.settle("swept", 5))).reason is ErrorReason.CHARGE_STATE
-    assert (await job.release("swept")).state == RELEASED
+    assert (await job.release("swept")).state == EXPIRED
+    assert await job.verify() == []
+
+
+async def test_what_was_billed_after_an_expiry_is_recorded_and_flagged(job: House, clock: ManualClock) -> None:
+    """The dispatch was lost, the call was not."""
+    await job.reserve("used", "job", 100, lease=10)
+    await job.reserve("unknown", "job", 100, lease=10)
+    clock.pass_seconds(10)
+    assert await job.service.keeper.sweep() == 2
+    for _ in range(2):
+        settled = await job.settle("used", 40)
+        assert (settled.state, settled.cost.pico_usd, settled.over_reserved) == (SETTLED, 40, True)
+    charged = await job.settle("unknown")
+    assert (charged.state, charged.cost.pico_usd, charged.over_reserved) == (CHARGED_IN_FULL, 100, True)
+    assert (await job.settle("unknown", 30)).over_reserved
+    assert await job.balances("request") == (70, 0)
+    assert (await job.budget("request")).charge_count == 2
+    last = (await job.entries("job"))[-1]
+    assert (last.cause, last.spent_delta_pico_usd) == (budget_pb2.LedgerEntry.CAUSE_CORRECT, -70)
     assert await job.verify() == []
 
 

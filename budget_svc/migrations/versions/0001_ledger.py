@@ -59,6 +59,7 @@ def upgrade() -> None:
         number("end_time"),
         number("cost"),
         *tokens(),
+        sa.Column("over_reserved", sa.Boolean, nullable=False),
     )
     for name, column, condition in (
         ("charges_open", "expire_time", sa.text("end_time = 0")),
@@ -83,8 +84,10 @@ def upgrade() -> None:
         *tokens(),
         number("charges"),
         number("limit_amount"),
+        number("conclusion_reserve"),
         sqlite_autoincrement=True,
     )
     op.create_index("ledger_budget", "ledger", ["budget_id", "sequence"])
     op.create_index("ledger_charge", "ledger", ["charge_id"])
+    op.create_index("ledger_time", "ledger", ["time"])
     op.create_table("rates", sa.Column("model_id", sa.Text, primary_key=True), text("seconds"))

@@ -335,7 +335,7 @@ class Charge(_message.Message):
         STATE_UNSPECIFIED: Charge._State.ValueType  # 0
         """Not set; never sent by a server."""
         STATE_RESERVED: Charge._State.ValueType  # 1
-        """Held at its worst case; the call has not been sent. An expiry releases it."""
+        """Held at its worst case; the call has not been sent. An expiry gives it back."""
         STATE_DISPATCHED: Charge._State.ValueType  # 2
         """The call may have been sent. An expiry charges the whole hold."""
         STATE_SETTLED: Charge._State.ValueType  # 3
@@ -343,7 +343,9 @@ class Charge(_message.Message):
         STATE_CHARGED_IN_FULL: Charge._State.ValueType  # 4
         """Terminal: charged in full because nobody settled it in time or the outcome was unknown; a settle with usage corrects it."""
         STATE_RELEASED: Charge._State.ValueType  # 5
-        """Terminal: given back."""
+        """Terminal: given back by its caller."""
+        STATE_EXPIRED: Charge._State.ValueType  # 6
+        """Terminal: given back because its lease ended before it was dispatched; a settle corrects it."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a charge is in its life."""
@@ -351,7 +353,7 @@ class Charge(_message.Message):
     STATE_UNSPECIFIED: Charge.State.ValueType  # 0
     """Not set; never sent by a server."""
     STATE_RESERVED: Charge.State.ValueType  # 1
-    """Held at its worst case; the call has not been sent. An expiry releases it."""
+    """Held at its worst case; the call has not been sent. An expiry gives it back."""
     STATE_DISPATCHED: Charge.State.ValueType  # 2
     """The call may have been sent. An expiry charges the whole hold."""
     STATE_SETTLED: Charge.State.ValueType  # 3
@@ -359,7 +361,9 @@ class Charge(_message.Message):
     STATE_CHARGED_IN_FULL: Charge.State.ValueType  # 4
     """Terminal: charged in full because nobody settled it in time or the outcome was unknown; a settle with usage corrects it."""
     STATE_RELEASED: Charge.State.ValueType  # 5
-    """Terminal: given back."""
+    """Terminal: given back by its caller."""
+    STATE_EXPIRED: Charge.State.ValueType  # 6
+    """Terminal: given back because its lease ended before it was dispatched; a settle corrects it."""
 
     ID_FIELD_NUMBER: _builtins.int
     BUDGET_ID_FIELD_NUMBER: _builtins.int
@@ -380,7 +384,7 @@ class Charge(_message.Message):
     state: Global___Charge.State.ValueType
     """Where it is in its life."""
     over_reserved: _builtins.bool
-    """True when the cost was above what was reserved."""
+    """True when the cost was above what was held for it: more than was reserved, or settled when its hold had been given back."""
     is_conclusion: _builtins.bool
     """True when it was reserved from the conclusion reserve's room."""
     @_builtins.property
@@ -450,7 +454,7 @@ class ReserveChargeRequest(_message.Message):
     max_output_tokens: _builtins.int
     """The call's maxTokens. Required, 1 or more."""
     service_tier: _builtins.str
-    """Service tier of the call: "" (default), "priority", "flex" or "batch"."""
+    """Service tier of the call: "" or "default" (the standard one), "priority", "flex" or "batch"."""
     is_conclusion: _builtins.bool
     """May use the conclusion reserve."""
     dispatch: _builtins.bool
@@ -463,7 +467,9 @@ class ReserveChargeRequest(_message.Message):
 
     @_builtins.property
     def min_useful_time(self) -> _duration_pb2.Duration:
-        """Time the call needs to be of use; a reservation with less left before the budget's deadline is refused. Default: none."""
+        """Time the call needs to be of use; a reservation with less left before the budget's deadline is refused. Default: none, at most a
+        day.
+        """
 
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
@@ -780,7 +786,7 @@ class EstimateChargeRequest(_message.Message):
     max_output_tokens: _builtins.int
     """The call's maxTokens."""
     service_tier: _builtins.str
-    """Service tier of the call; empty for the default one."""
+    """Service tier of the call, as in ReserveChargeRequest."""
     def __init__(
         self,
         *,
@@ -960,9 +966,9 @@ class LedgerEntry(_message.Message):
         CAUSE_CHARGE_IN_FULL: LedgerEntry._Cause.ValueType  # 5
         """A charge in full, by expiry after dispatch or unknown outcome: held goes down, spent goes up."""
         CAUSE_CORRECT: LedgerEntry._Cause.ValueType  # 6
-        """A late settle of a charge in full: spent changes."""
+        """A settle of a charge that had been charged in full, or had expired before its dispatch: spent changes."""
         CAUSE_ADJUST: LedgerEntry._Cause.ValueType  # 7
-        """A change of limit."""
+        """A change of limit or conclusion reserve."""
         CAUSE_FOLD: LedgerEntry._Cause.ValueType  # 8
         """Entries of ended charges folded into one per budget, model and day."""
         CAUSE_CREATE: LedgerEntry._Cause.ValueType  # 9
@@ -984,9 +990,9 @@ class LedgerEntry(_message.Message):
     CAUSE_CHARGE_IN_FULL: LedgerEntry.Cause.ValueType  # 5
     """A charge in full, by expiry after dispatch or unknown outcome: held goes down, spent goes up."""
     CAUSE_CORRECT: LedgerEntry.Cause.ValueType  # 6
-    """A late settle of a charge in full: spent changes."""
+    """A settle of a charge that had been charged in full, or had expired before its dispatch: spent changes."""
     CAUSE_ADJUST: LedgerEntry.Cause.ValueType  # 7
-    """A change of limit."""
+    """A change of limit or conclusion reserve."""
     CAUSE_FOLD: LedgerEntry.Cause.ValueType  # 8
     """Entries of ended charges folded into one per budget, model and day."""
     CAUSE_CREATE: LedgerEntry.Cause.ValueType  # 9
@@ -1004,6 +1010,7 @@ class LedgerEntry(_message.Message):
     LIMIT_DELTA_PICO_USD_FIELD_NUMBER: _builtins.int
     HELD_TOKENS_DELTA_FIELD_NUMBER: _builtins.int
     CHARGE_COUNT_FIELD_NUMBER: _builtins.int
+    CONCLUSION_RESERVE_DELTA_PICO_USD_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the ledger, growing."""
     cause: Global___LedgerEntry.Cause.ValueType
@@ -1024,6 +1031,8 @@ class LedgerEntry(_message.Message):
     """Change of held tokens."""
     charge_count: _builtins.int
     """Charges that this entry ended with a cost."""
+    conclusion_reserve_delta_pico_usd: _builtins.int
+    """Change of the budget's own conclusion reserve, in pico-USD."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -1047,10 +1056,11 @@ class LedgerEntry(_message.Message):
         limit_delta_pico_usd: _builtins.int = ...,
         held_tokens_delta: _builtins.int = ...,
         charge_count: _builtins.int = ...,
+        conclusion_reserve_delta_pico_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "cause", b"cause", "charge_count", b"charge_count", "charge_id", b"charge_id", "held_delta_pico_usd", b"held_delta_pico_usd", "held_tokens_delta", b"held_tokens_delta", "limit_delta_pico_usd", b"limit_delta_pico_usd", "model_id", b"model_id", "sequence", b"sequence", "spent_delta_pico_usd", b"spent_delta_pico_usd", "time", b"time", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "cause", b"cause", "charge_count", b"charge_count", "charge_id", b"charge_id", "conclusion_reserve_delta_pico_usd", b"conclusion_reserve_delta_pico_usd", "held_delta_pico_usd", b"held_delta_pico_usd", "held_tokens_delta", b"held_tokens_delta", "limit_delta_pico_usd", b"limit_delta_pico_usd", "model_id", b"model_id", "sequence", b"sequence", "spent_delta_pico_usd", b"spent_delta_pico_usd", "time", b"time", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1176,7 +1186,10 @@ class LedgerDifference(_message.Message):
     budget_id: _builtins.str
     """The budget."""
     balance: _builtins.str
-    """What differs: a balance's field ("spent", "held", "limit", ...), or "open charges", whose sum is the hold of their budget."""
+    """What differs: a balance's field ("spent", "held", "limit", ...); "open charges", whose sum is the hold of their budget; "missing
+    budget" (0 of 1) for one that only entries or charges name; "way to the top" (0 of 1) where a budget above is missing or is under
+    this one again.
+    """
     recorded: _builtins.int
     """Pico-USD (or tokens) by the balance."""
     computed: _builtins.int
@@ -1236,15 +1249,15 @@ class WatchThresholdsResponse(_message.Message):
     """The threshold: 50, 80 or 100 percent of the limit spent or held."""
     @_builtins.property
     def spent(self) -> _common_pb2.Amount:
-        """Spent at that time."""
+        """Spent when this is told, which may be more or less than when it passed."""
 
     @_builtins.property
     def held(self) -> _common_pb2.Amount:
-        """Held at that time."""
+        """Held when this is told."""
 
     @_builtins.property
     def limit(self) -> _common_pb2.Amount:
-        """The limit at that time."""
+        """The limit when this is told."""
 
     def __init__(
         self,

@@ -145,7 +145,8 @@ class BudgetServiceServicer:
         """Holds the worst case of one model call at every level. Called before each attempt at a model call.
 
         With `max_wait`, a reservation that does not fit only because of what others hold waits in line, first come first served
-        within a priority.
+        within a priority. The line is the replica's own: between those who wait at different replicas there is no order, and each
+        replica looks at short intervals for the room that came free at another one.
         Repeated, it returns the charge as long as that is open (and dispatches it if `dispatch` is set).
         Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, CHARGE_STATE (the charge has ended: take another id), BUDGET_EXCEEDED
         and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and MODEL_RATE_EXCEEDED (transient, with RetryInfo; a call that is larger than the
@@ -157,7 +158,7 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DispatchCharge(self, request, context):
-        """Says that the model call is about to be sent: from now on an expiry charges the hold instead of releasing it.
+        """Says that the model call is about to be sent: from now on an expiry charges the hold instead of giving it back.
         Errors: CHARGE_NOT_FOUND, CHARGE_STATE (settled, released, or expired: reserve anew under another id).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -166,7 +167,7 @@ class BudgetServiceServicer:
 
     def SettleCharge(self, request, context):
         """Replaces the hold by what the call used, or by the whole hold when the outcome is unknown. A late settle corrects an expired
-        charge. Usage above the hold is recorded and flagged.
+        charge, also one whose dispatch never arrived. Usage above the hold is recorded and flagged.
         Errors: CHARGE_NOT_FOUND, CHARGE_STATE (released, or settled with other usage), AMOUNT_OVERFLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -174,7 +175,8 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseCharge(self, request, context):
-        """Gives back the hold of a call that was never sent. A release that arrives before its reservation makes that one fail.
+        """Gives back the hold of a call that was never sent. A release that arrives before its reservation makes that one fail; one that
+        arrives after an expiry changes nothing.
         Errors: CHARGE_STATE (dispatched or settled).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -206,7 +208,9 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLedgerEntries(self, request, context):
-        """Lists ledger entries in order, of one budget and those under it or of all.
+        """Lists ledger entries in order, of one budget and those under it or of all. Within a tenant the order is that of the changes. Of
+        all, those of different tenants that replicas record at the same time may appear behind a page that was read already; and
+        entries that retention has folded appear anew, as totals.
         Errors: BUDGET_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -221,7 +225,8 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchThresholds(self, request, context):
-        """Streams when a budget or one under it passes 50, 80 or 100 percent of its limit. Thresholds already passed come first.
+        """Streams when a budget or one under it passes 50, 80 or 100 percent of its limit. Thresholds already passed come first. Each is
+        told once for a limit, and anew for another limit. One that a raised limit undoes before it was told is not told.
         Errors: BUDGET_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -56,7 +56,8 @@ class BudgetServiceStub:
     """Holds the worst case of one model call at every level. Called before each attempt at a model call.
 
     With `max_wait`, a reservation that does not fit only because of what others hold waits in line, first come first served
-    within a priority.
+    within a priority. The line is the replica's own: between those who wait at different replicas there is no order, and each
+    replica looks at short intervals for the room that came free at another one.
     Repeated, it returns the charge as long as that is open (and dispatches it if `dispatch` is set).
     Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, CHARGE_STATE (the charge has ended: take another id), BUDGET_EXCEEDED
     and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and MODEL_RATE_EXCEEDED (transient, with RetryInfo; a call that is larger than the
@@ -64,16 +65,17 @@ class BudgetServiceStub:
     holds `budget_id` (the level that had no room; `model_id` for a rate), `available_pico_usd` and `required_pico_usd`.
     """
     DispatchCharge: _grpc.UnaryUnaryMultiCallable[_budget_pb2.DispatchChargeRequest, _budget_pb2.DispatchChargeResponse]
-    """Says that the model call is about to be sent: from now on an expiry charges the hold instead of releasing it.
+    """Says that the model call is about to be sent: from now on an expiry charges the hold instead of giving it back.
     Errors: CHARGE_NOT_FOUND, CHARGE_STATE (settled, released, or expired: reserve anew under another id).
     """
     SettleCharge: _grpc.UnaryUnaryMultiCallable[_budget_pb2.SettleChargeRequest, _budget_pb2.SettleChargeResponse]
     """Replaces the hold by what the call used, or by the whole hold when the outcome is unknown. A late settle corrects an expired
-    charge. Usage above the hold is recorded and flagged.
+    charge, also one whose dispatch never arrived. Usage above the hold is recorded and flagged.
     Errors: CHARGE_NOT_FOUND, CHARGE_STATE (released, or settled with other usage), AMOUNT_OVERFLOW.
     """
     ReleaseCharge: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ReleaseChargeRequest, _budget_pb2.ReleaseChargeResponse]
-    """Gives back the hold of a call that was never sent. A release that arrives before its reservation makes that one fail.
+    """Gives back the hold of a call that was never sent. A release that arrives before its reservation makes that one fail; one that
+    arrives after an expiry changes nothing.
     Errors: CHARGE_STATE (dispatched or settled).
     """
     RenewCharge: _grpc.UnaryUnaryMultiCallable[_budget_pb2.RenewChargeRequest, _budget_pb2.RenewChargeResponse]
@@ -89,13 +91,16 @@ class BudgetServiceStub:
     within the span.
     """
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ListLedgerEntriesRequest, _budget_pb2.ListLedgerEntriesResponse]
-    """Lists ledger entries in order, of one budget and those under it or of all.
+    """Lists ledger entries in order, of one budget and those under it or of all. Within a tenant the order is that of the changes. Of
+    all, those of different tenants that replicas record at the same time may appear behind a page that was read already; and
+    entries that retention has folded appear anew, as totals.
     Errors: BUDGET_NOT_FOUND.
     """
     VerifyLedger: _grpc.UnaryUnaryMultiCallable[_budget_pb2.VerifyLedgerRequest, _budget_pb2.VerifyLedgerResponse]
     """Recomputes balances from the ledger and compares them. Differences are data in the response."""
     WatchThresholds: _grpc.UnaryStreamMultiCallable[_budget_pb2.WatchThresholdsRequest, _budget_pb2.WatchThresholdsResponse]
-    """Streams when a budget or one under it passes 50, 80 or 100 percent of its limit. Thresholds already passed come first.
+    """Streams when a budget or one under it passes 50, 80 or 100 percent of its limit. Thresholds already passed come first. Each is
+    told once for a limit, and anew for another limit. One that a raised limit undoes before it was told is not told.
     Errors: BUDGET_NOT_FOUND.
     """
 
@@ -127,7 +132,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """Holds the worst case of one model call at every level. Called before each attempt at a model call.
 
     With `max_wait`, a reservation that does not fit only because of what others hold waits in line, first come first served
-    within a priority.
+    within a priority. The line is the replica's own: between those who wait at different replicas there is no order, and each
+    replica looks at short intervals for the room that came free at another one.
     Repeated, it returns the charge as long as that is open (and dispatches it if `dispatch` is set).
     Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, CHARGE_STATE (the charge has ended: take another id), BUDGET_EXCEEDED
     and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and MODEL_RATE_EXCEEDED (transient, with RetryInfo; a call that is larger than the
@@ -135,16 +141,17 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     holds `budget_id` (the level that had no room; `model_id` for a rate), `available_pico_usd` and `required_pico_usd`.
     """
     DispatchCharge: _aio.UnaryUnaryMultiCallable[_budget_pb2.DispatchChargeRequest, _budget_pb2.DispatchChargeResponse]  # type: ignore[assignment]
-    """Says that the model call is about to be sent: from now on an expiry charges the hold instead of releasing it.
+    """Says that the model call is about to be sent: from now on an expiry charges the hold instead of giving it back.
     Errors: CHARGE_NOT_FOUND, CHARGE_STATE (settled, released, or expired: reserve anew under another id).
     """
     SettleCharge: _aio.UnaryUnaryMultiCallable[_budget_pb2.SettleChargeRequest, _budget_pb2.SettleChargeResponse]  # type: ignore[assignment]
     """Replaces the hold by what the call used, or by the whole hold when the outcome is unknown. A late settle corrects an expired
-    charge. Usage above the hold is recorded and flagged.
+    charge, also one whose dispatch never arrived. Usage above the hold is recorded and flagged.
     Errors: CHARGE_NOT_FOUND, CHARGE_STATE (released, or settled with other usage), AMOUNT_OVERFLOW.
     """
     ReleaseCharge: _aio.UnaryUnaryMultiCallable[_budget_pb2.ReleaseChargeRequest, _budget_pb2.ReleaseChargeResponse]  # type: ignore[assignment]
-    """Gives back the hold of a call that was never sent. A release that arrives before its reservation makes that one fail.
+    """Gives back the hold of a call that was never sent. A release that arrives before its reservation makes that one fail; one that
+    arrives after an expiry changes nothing.
     Errors: CHARGE_STATE (dispatched or settled).
     """
     RenewCharge: _aio.UnaryUnaryMultiCallable[_budget_pb2.RenewChargeRequest, _budget_pb2.RenewChargeResponse]  # type: ignore[assignment]
@@ -160,13 +167,16 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     within the span.
     """
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_budget_pb2.ListLedgerEntriesRequest, _budget_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
-    """Lists ledger entries in order, of one budget and those under it or of all.
+    """Lists ledger entries in order, of one budget and those under it or of all. Within a tenant the order is that of the changes. Of
+    all, those of different tenants that replicas record at the same time may appear behind a page that was read already; and
+    entries that retention has folded appear anew, as totals.
     Errors: BUDGET_NOT_FOUND.
     """
     VerifyLedger: _aio.UnaryUnaryMultiCallable[_budget_pb2.VerifyLedgerRequest, _budget_pb2.VerifyLedgerResponse]  # type: ignore[assignment]
     """Recomputes balances from the ledger and compares them. Differences are data in the response."""
     WatchThresholds: _aio.UnaryStreamMultiCallable[_budget_pb2.WatchThresholdsRequest, _budget_pb2.WatchThresholdsResponse]  # type: ignore[assignment]
-    """Streams when a budget or one under it passes 50, 80 or 100 percent of its limit. Thresholds already passed come first.
+    """Streams when a budget or one under it passes 50, 80 or 100 percent of its limit. Thresholds already passed come first. Each is
+    told once for a limit, and anew for another limit. One that a raised limit undoes before it was told is not told.
     Errors: BUDGET_NOT_FOUND.
     """
 
@@ -219,7 +229,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Holds the worst case of one model call at every level. Called before each attempt at a model call.
 
         With `max_wait`, a reservation that does not fit only because of what others hold waits in line, first come first served
-        within a priority.
+        within a priority. The line is the replica's own: between those who wait at different replicas there is no order, and each
+        replica looks at short intervals for the room that came free at another one.
         Repeated, it returns the charge as long as that is open (and dispatches it if `dispatch` is set).
         Errors: BUDGET_NOT_FOUND, MODEL_NOT_PRICED, BUDGET_CONFLICT, CHARGE_STATE (the charge has ended: take another id), BUDGET_EXCEEDED
         and TOKEN_QUOTA_EXCEEDED (permanent), BUDGET_HELD and MODEL_RATE_EXCEEDED (transient, with RetryInfo; a call that is larger than the
@@ -233,7 +244,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budget_pb2.DispatchChargeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_budget_pb2.DispatchChargeResponse, _abc.Awaitable[_budget_pb2.DispatchChargeResponse]]:
-        """Says that the model call is about to be sent: from now on an expiry charges the hold instead of releasing it.
+        """Says that the model call is about to be sent: from now on an expiry charges the hold instead of giving it back.
         Errors: CHARGE_NOT_FOUND, CHARGE_STATE (settled, released, or expired: reserve anew under another id).
         """
 
@@ -244,7 +255,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_budget_pb2.SettleChargeResponse, _abc.Awaitable[_budget_pb2.SettleChargeResponse]]:
         """Replaces the hold by what the call used, or by the whole hold when the outcome is unknown. A late settle corrects an expired
-        charge. Usage above the hold is recorded and flagged.
+        charge, also one whose dispatch never arrived. Usage above the hold is recorded and flagged.
         Errors: CHARGE_NOT_FOUND, CHARGE_STATE (released, or settled with other usage), AMOUNT_OVERFLOW.
         """
 
@@ -254,7 +265,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budget_pb2.ReleaseChargeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_budget_pb2.ReleaseChargeResponse, _abc.Awaitable[_budget_pb2.ReleaseChargeResponse]]:
-        """Gives back the hold of a call that was never sent. A release that arrives before its reservation makes that one fail.
+        """Gives back the hold of a call that was never sent. A release that arrives before its reservation makes that one fail; one that
+        arrives after an expiry changes nothing.
         Errors: CHARGE_STATE (dispatched or settled).
         """
 
@@ -294,7 +306,9 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budget_pb2.ListLedgerEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_budget_pb2.ListLedgerEntriesResponse, _abc.Awaitable[_budget_pb2.ListLedgerEntriesResponse]]:
-        """Lists ledger entries in order, of one budget and those under it or of all.
+        """Lists ledger entries in order, of one budget and those under it or of all. Within a tenant the order is that of the changes. Of
+        all, those of different tenants that replicas record at the same time may appear behind a page that was read already; and
+        entries that retention has folded appear anew, as totals.
         Errors: BUDGET_NOT_FOUND.
         """
 
@@ -312,7 +326,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budget_pb2.WatchThresholdsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_budget_pb2.WatchThresholdsResponse], _abc.AsyncIterator[_budget_pb2.WatchThresholdsResponse]]:
-        """Streams when a budget or one under it passes 50, 80 or 100 percent of its limit. Thresholds already passed come first.
+        """Streams when a budget or one under it passes 50, 80 or 100 percent of its limit. Thresholds already passed come first. Each is
+        told once for a limit, and anew for another limit. One that a raised limit undoes before it was told is not told.
         Errors: BUDGET_NOT_FOUND.
         """
 
