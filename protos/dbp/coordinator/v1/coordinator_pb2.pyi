@@ -90,7 +90,10 @@ class ProcessRequestRequest(_message.Message):
     response_format: Global___ResponseFormat.ValueType
     """How the answer should be written."""
     response_schema: _builtins.str
-    """JSON schema of the answer, as JSON; only with RESPONSE_FORMAT_JSON. At most 16 KiB."""
+    """JSON schema (draft 2020-12, "type": "object") of the answer, as JSON; only with RESPONSE_FORMAT_JSON. At most 16 KiB. It stands by
+    itself: `$ref` leads to its own $defs and properties, and there is no $id, $dynamicRef or patternProperties. A `pattern` must be
+    quick to match: no repeated groups, lookarounds or back references, and three quantifiers at most.
+    """
     max_parallel_jobs: _builtins.int
     """Jobs that may run at the same time. Default (0) is 5, at most 10."""
     max_rounds: _builtins.int
@@ -295,7 +298,7 @@ class ListRequestsRequest(_message.Message):
     tenant: _builtins.str
     """Only this tenant's; empty for all."""
     page_size: _builtins.int
-    """Requests per page. Default (0) is 50, at most 1000."""
+    """Requests per page, at most 1000. Default (0) is 50, and a page never holds more than that, whatever was asked for."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
     @_builtins.property
@@ -874,7 +877,7 @@ class JobSummary(_message.Message):
 
     @_builtins.property
     def cost(self) -> _common_pb2.Amount:
-        """What it cost."""
+        """What it cost, lost attempts included, and what is held for calls that were cut: that is charged unless they used less."""
 
     @_builtins.property
     def tokens(self) -> _common_pb2.TokenUsage:
@@ -927,7 +930,9 @@ class JobResult(_message.Message):
     tool: _builtins.str
     """Registered name of the tool."""
     text: _builtins.str
-    """Text, when no valid output could be had."""
+    """Text, when no valid output could be had, or the output was too long for the result; of a job that was cut short, the beginning of
+    what it had put out. Its end says what was cut.
+    """
     is_partial: _builtins.bool
     """Whether it is incomplete."""
     snapshot_id: _builtins.str
@@ -1042,7 +1047,9 @@ class RequestResult(_message.Message):
 
     @_builtins.property
     def job_results(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobResult]:
-        """What each job found. Keyed by job, never merged."""
+        """What each job found, if anything. Keyed by job, never merged. Where all of it exceeds what a result may hold (about 1.8 MiB), the
+        longest are cut and named in `missing`.
+        """
 
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobSummary]:
@@ -1062,7 +1069,7 @@ class RequestResult(_message.Message):
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What could not be done and how to get it; empty when complete."""
+        """What could not be done or is cut here, and how to get it."""
 
     def __init__(
         self,
@@ -1115,7 +1122,7 @@ class RequestMetadata(_message.Message):
 
     @_builtins.property
     def cost(self) -> _common_pb2.Amount:
-        """What it cost in all."""
+        """What it cost in all, and what is held for calls that were cut: that is charged unless they used less."""
 
     @_builtins.property
     def tokens(self) -> _common_pb2.TokenUsage:
