@@ -30,6 +30,10 @@ _SERVICE_CONFIG = json.dumps(
     }
 )
 
+_CONNECT_SECONDS = 2.0
+# A stream that broke after so long had been connected, however quiet it was.
+_HELD_SECONDS = 1.5 * _CONNECT_SECONDS
+
 AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE})
 """Reasons that say: the callee or its store is away, the same call may succeed later."""
 
@@ -48,7 +52,7 @@ def open_channel(address: str, settings: CommonSettings) -> grpc.aio.Channel:
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", int(_CONNECT_SECONDS * 1000)),  # its name notwithstanding
         ("grpc.max_reconnect_backoff_ms", 250),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 5_000),
@@ -118,21 +122,25 @@ async def resumed(
     """The responses of a watch over a numbered log, each once, to its end, whatever happens to the connection.
 
     `open_after` begins a watch after a sequence, `sequence_of` says how far a response has come. Raises the callee's error when it
-    has been away for `patience` seconds.
+    has been away for `patience` seconds; a watch may be quiet for as long as it likes.
     """
     loop = asyncio.get_running_loop()
-    heard = loop.time()
     pause = 0.02
+    lost: float | None = None  # since when there is no connection
     while True:
+        began = loop.time()
         try:
             async with stream(open_after(after_sequence)) as responses:
                 async for response in responses:
-                    heard, pause = loop.time(), 0.02
+                    lost, pause = None, 0.02
                     after_sequence = sequence_of(response)
                     yield response
             return
         except ServiceError as error:
-            if error.reason not in AWAY | {ErrorReason.WATCHER_TOO_SLOW} or loop.time() - heard > patience:
+            broke = loop.time()
+            if lost is None or broke - began > _HELD_SECONDS:
+                lost, pause = broke, 0.02
+            if error.reason not in AWAY | {ErrorReason.WATCHER_TOO_SLOW} or broke - lost > patience:
                 raise
         await asyncio.sleep(pause)
         pause = min(2 * pause, 0.5)

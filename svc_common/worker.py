@@ -76,6 +76,8 @@ class JobRun:
 
     async def flush(self) -> None:
         """Returns when everything said so far is durable. Raises LeaseLost."""
+        if self.stop_reason:
+            raise LeaseLost
         if self.recorded is None:
             self.recorded = asyncio.get_running_loop().create_future()
         self._reporter.wake(urgent=True)
@@ -361,7 +363,7 @@ class _Reporter:
                 if recorded is not None and not recorded.done():
                     recorded.set_result(None)
                 continue
-            run.recorded = recorded
+            _refuse(recorded)
             self._lose(run, common_pb2.END_REASON_CANCELLED)
 
     async def _isolate(self, batch: _Batch, error: ServiceError) -> None:
@@ -372,12 +374,13 @@ class _Reporter:
             return
         run, (report, recorded) = batch[0]
         logger.error("job %s: its report was refused: %s", run.job.id, error)
-        if report.HasField("failure"):
-            run.recorded = recorded
-            self._lose(run, common_pb2.END_REASON_INTERNAL_ERROR)
-            return
-        run.outcome = jobs_pb2.Failure(
-            reason=common_pb2.END_REASON_INTERNAL_ERROR, message=f"the report was refused: {error.message}"
-        )
-        run.recorded = recorded
-        self.wake(urgent=True)
+        if not report.HasField("failure"):
+            run.last_report += 1
+            failed = jobs_pb2.JobReport(
+                job_id=run.job.id, fencing_token=run.fencing_token, report_number=run.last_report
+            )
+            failed.failure.reason = common_pb2.END_REASON_INTERNAL_ERROR
+            failed.failure.message = f"the report was refused: {error.message}"
+            await self._deliver([(run, (failed, None))])
+        _refuse(recorded)
+        self._lose(run, common_pb2.END_REASON_INTERNAL_ERROR)

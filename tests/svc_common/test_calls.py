@@ -12,7 +12,7 @@ from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from svc_common import deadline, telemetry
-from svc_common.channel import call, open_channel, stream
+from svc_common.channel import call, open_channel, resumed, stream
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.server import GrpcServer, StartupError, service_name
 from svc_common.server_interceptor import Context
@@ -217,3 +217,39 @@ async def test_patience_bridges_a_callee_that_comes_late() -> None:
     async with late:
         await waiting
     await channel.close(None)
+
+
+class Rings(budget_pb2_grpc.BudgetServiceServicer):
+    """A watch that says nothing for a while, breaks, and goes on when it is opened again."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+
+    async def WatchThresholds(
+        self, request: budget_pb2.WatchThresholdsRequest, context: Context
+    ) -> AsyncIterator[budget_pb2.WatchThresholdsResponse]:
+        self.opened += 1
+        if self.opened == 1:
+            await asyncio.sleep(QUIET_SECONDS)
+            raise ServiceError(ErrorReason.SERVICE_UNAVAILABLE, "stopping")
+        yield budget_pb2.WatchThresholdsResponse(percent=50)
+
+
+QUIET_SECONDS = 0.3
+
+
+async def test_a_watch_that_breaks_after_a_quiet_time_is_taken_up_again() -> None:
+    server = GrpcServer(ExampleSettings(drain_seconds=0))
+    budget_pb2_grpc.add_BudgetServiceServicer_to_server(Rings(), server.grpc_server)  # type: ignore[abstract]
+    await server.start([])
+    channel = open_channel(f"127.0.0.1:{server.port}", CommonSettings())
+    stub = budget_pb2_grpc.BudgetServiceStub(channel)
+    watch = resumed(
+        lambda _: stub.WatchThresholds(budget_pb2.WatchThresholdsRequest(budget_id="any")),
+        lambda response: int(response.percent),
+        0,
+        patience=QUIET_SECONDS / 2,
+    )
+    assert [response.percent async for response in watch] == [50]
+    await channel.close(None)
+    await server.stop()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from dbp.common.v1 import common_pb2
 from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
@@ -218,3 +219,61 @@ async def test_a_report_that_is_too_big_fails_its_job_and_no_other(queue: Queue)
     await queue.create("big", "small")
     assert (await queue.ended("small")).state == common_pb2.JOB_STATE_SUCCEEDED
     assert (await queue.ended("big")).state == common_pb2.JOB_STATE_FAILED
+
+
+async def test_a_report_that_is_refused_ends_its_handler_too(queue: Queue) -> None:
+    cancelled = asyncio.Event()
+
+    async def handler(run: JobRun) -> Outcome:
+        run.note("too big", b"x" * 3_000_000)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return DONE
+
+    queue.work(handler)
+    await queue.create("job")
+    job = await queue.ended("job")
+    assert (job.state, job.end_reason) == (common_pb2.JOB_STATE_FAILED, common_pb2.END_REASON_INTERNAL_ERROR)
+    await asyncio.wait_for(cancelled.wait(), 5)
+
+
+class SlowQueue(jobs_pb2_grpc.JobsServiceServicer):
+    """Answers a report when it is told to: that its job has ended."""
+
+    def __init__(self) -> None:
+        self.reported, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def ReportJobs(self, request: jobs_pb2.ReportJobsRequest, context: Any) -> jobs_pb2.ReportJobsResponse:
+        self.reported.set()
+        await self.answer.wait()
+        ended = jobs_pb2.ReportResult(disposition=jobs_pb2.ReportResult.DISPOSITION_JOB_ENDED)
+        return jobs_pb2.ReportJobsResponse(results=[ended] * len(request.reports))
+
+
+async def test_a_handler_that_ends_while_its_job_turns_out_to_be_over_frees_its_place() -> None:
+    slow, server = SlowQueue(), grpc.aio.server()  # type: ignore[abstract]  # the rest stays unimplemented
+    jobs_pb2_grpc.add_JobsServiceServicer_to_server(slow, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    returned = asyncio.Event()
+
+    async def handler(run: JobRun) -> Outcome:
+        run.note("said", b"")
+        await slow.reported.wait()
+        returned.set()
+        return DONE
+
+    channel = open_channel(f"127.0.0.1:{port}", CommonSettings())
+    worker = Worker(jobs_pb2_grpc.JobsServiceStub(channel), worker_id="w", kinds=["k"], slots=1, handler=handler)
+    worker.start()
+    job = jobs_pb2.Job(id="job", kind="k")
+    job.deadline.FromMicroseconds(now() + 60 * MICROS)
+    worker.adopt(jobs_pb2.Lease(job=job, fencing_token=1))
+    await returned.wait()
+    slow.answer.set()
+    await worker.stop(5)
+    assert worker.running == 0
+    await channel.close(None)
+    await server.stop(None)
