@@ -97,7 +97,7 @@ class PaidAttempt:
         except (ServiceError, asyncio.CancelledError) as error:
             self._settler.abandon(self._charge_id)
             if isinstance(error, ServiceError) and error.reason in _AWAY:
-                raise MeterAway(error.message) from error
+                raise MeterAway(f"the keeper of budgets did not answer: {error.message}") from error
             if isinstance(error, ServiceError) and error.reason is ErrorReason.DEADLINE_EXCEEDED:
                 raise OutOfTime(error.message) from error
             raise

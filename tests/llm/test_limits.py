@@ -15,6 +15,7 @@ from local_bedrock.backends.script import Reply, ToolCall, parse_script
 from local_bedrock.calls import ModelCall
 from local_bedrock.invoice import CallState
 from local_bedrock.server import RunningEndpoint
+from svc_common import deadline
 from svc_common.endings import EndReason
 from svc_common.times import now
 from svc_common.tokens import TokenUsage
@@ -115,6 +116,30 @@ rules:
     assert now() < task.deadline
     assert host.was_cancelled
     assert (result.text, result.is_partial, result.reason) == ("without the file", True, EndReason.TIMEOUT)
+
+
+async def test_what_tools_bring_at_the_last_moment_is_concluded_from_at_once(
+    endpoint: RunningEndpoint, runner: LlmRunner, free_text: Template
+) -> None:
+    endpoint.load_script(
+        parse_script("""
+rules:
+  - when: {text: "conclude"}
+    reply: {text: "I saw {last_user_text}"}
+  - reply: {tools: [{name: read_files, input: {paths: [a.py]}}]}
+""")
+    )
+
+    class LateHost(RememberingHost):
+        async def run_tools(self, round: int, thought: str, uses: Sequence[ToolUse]) -> Sequence[ToolOutcome]:
+            await asyncio.sleep((deadline.remaining() or 0.0) - 0.2)
+            return [ToolOutcome("the file after all")]
+
+    result = await runner.run(make_task(free_text, seconds=2.0), LateHost())
+
+    assert "the file after all" in result.text
+    assert result.reason is EndReason.TIMEOUT
+    assert result.model_calls == 2
 
 
 async def test_without_money_for_another_call_the_held_back_part_pays_for_the_conclusion(

@@ -11,6 +11,7 @@ from dbp.common.v1 import common_pb2
 from dbp.coordinator.v1 import coordinator_pb2
 from dbp.jobs.v1 import jobs_pb2
 
+from coordinator_svc.fanout import Fanout
 from coordinator_svc.jobs_client import new_job
 from coordinator_svc.requests import KIND, RequestSpec
 from svc_common.channel import call
@@ -103,6 +104,25 @@ async def test_a_model_that_never_answers_is_a_failed_request_with_its_reason(op
     assert result.error.reason == common_pb2.END_REASON_LLM_ERROR
     assert request.state == common_pb2.JOB_STATE_FAILED
     assert request.result == result
+
+
+async def test_a_watch_for_jobs_that_breaks_is_taken_up_again(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Fanout._watch
+    watches: list[Fanout] = []
+
+    async def breaks_once(self: Fanout) -> None:
+        watches.append(self)
+        if len(watches) == 1:
+            raise ServiceError(ErrorReason.SERVICE_UNAVAILABLE, "jobs_svc has been away for too long")
+        await watch(self)
+
+    monkeypatch.setattr(Fanout, "_watch", breaks_once)
+    async with open_house(PLAN, TOOLS, ANSWER) as opened:
+        result = (await ask(opened))[-1].result
+    assert result.outcome == Result.OUTCOME_COMPLETE
+    assert len(watches) == 2
 
 
 async def test_time_that_runs_out_gives_a_partial_answer_before_the_deadline(open_house: OpenHouse) -> None:
