@@ -36,6 +36,17 @@ class BulkSql:
         cursor.execute(statement, parameters or {})
         return list(cursor.fetchall())
 
+    def read_all(
+        self, connection: Connection, queries: Sequence[tuple[str, Mapping[str, Any]] | None]
+    ) -> list[list[tuple[Any, ...]]]:
+        """What each of the queries returns; nothing for None. In a pipeline they are answered together."""
+        cursors = []
+        for query in queries:
+            cursors.append(cursor := connection.connection.cursor() if query else None)
+            if query and cursor:
+                cursor.execute(*query)
+        return [list(cursor.fetchall()) if cursor else [] for cursor in cursors]
+
     def run(self, connection: Connection, statement: str, parameters: Mapping[str, Any]) -> None:
         """Runs a statement made by `driver_sql` that returns nothing."""
         connection.connection.cursor().execute(statement, parameters)

@@ -25,8 +25,9 @@ class GroupCommitter(Generic[Op, Out]):
     """Runs `execute` on batches of operations in threads of its own.
 
     `execute` gets a batch and does it in one transaction; it returns one result per operation, in order, where an exception is
-    the answer to that operation alone. When it raises, nothing of the batch was committed: the operations are then done one by
-    one, so that one poisonous operation fails alone, except when the store itself is away (STORE_UNAVAILABLE), which all are told.
+    the answer to that operation alone. When it raises, nothing of the batch was committed: its halves are then done each on its
+    own, and so on, so that one poisonous operation fails alone, except when the store itself is away (STORE_UNAVAILABLE), which
+    all are told.
 
     More than one thread makes sense only for stores that take concurrent writers.
     """
@@ -96,7 +97,8 @@ class GroupCommitter(Generic[Op, Out]):
             away = isinstance(error, ServiceError) and error.reason is ErrorReason.STORE_UNAVAILABLE
             if away or len(ops) == 1:
                 return [error] * len(ops)
-            return [result for op in ops for result in self._run([op])]
+            half = len(ops) // 2
+            return [*self._run(ops[:half]), *self._run(ops[half:])]
 
     def _finish(self, batch: _Batch[Op, Out], results: Sequence[Out | Exception]) -> None:
         self._idle += 1
