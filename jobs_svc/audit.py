@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 NO_HASH = "0" * 64
 
@@ -41,14 +41,22 @@ class AuditRecord:
 
 
 @dataclass(slots=True)
-class AuditHead:
-    """The end of a chain, on which the next record builds."""
+class AuditLog:
+    """The end of a chain, on which the next record builds, and the ids of appends that were made already."""
 
     sequence: int = 0
     hash: str = NO_HASH
+    append_ids: set[str] = field(default_factory=set)
 
-    def chain(self, op: AppendAudit, entry: AuditEntry, time: int) -> AuditRecord:
-        """An entry of the operation as the next record of the chain; the head moves on to it."""
+    def append(self, op: AppendAudit, time: int) -> list[AuditRecord]:
+        """The operation's entries as the next records of the chain; none when they are in it."""
+        if op.append_id in self.append_ids:
+            return []
+        if op.append_id:
+            self.append_ids.add(op.append_id)
+        return [self._chain(op, entry, time) for entry in op.entries]
+
+    def _chain(self, op: AppendAudit, entry: AuditEntry, time: int) -> AuditRecord:
         previous, self.sequence = self.hash, self.sequence + 1
         content = "\n".join((previous, str(self.sequence), entry.job_id, entry.record_json))
         self.hash = hashlib.sha256(content.encode()).hexdigest()

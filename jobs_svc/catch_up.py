@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from contextlib import suppress
 
@@ -12,6 +13,7 @@ from jobs_svc.signals import Signal
 from svc_common.times import MICROS, Clock
 
 RECOUNT_SECONDS = 5.0
+SHORTEST_PAUSE_SECONDS = 0.05
 # Far longer than a commit takes to become visible and than clocks differ.
 RECENT = 60 * MICROS
 
@@ -24,35 +26,44 @@ class CatchUp:
         self._clock = clock
         self._poll_seconds = poll_seconds
         self._workers: set[str] = set()  # that have something to stop
+        self._polls_soon = False
         self._hinted = asyncio.Event()
 
     def hint(self, signal: Signal) -> None:
         """Acts on the signal of another replica."""
         queue = self._queue
-        for kind, number in signal.kinds.items():
+        queue.counters.add(signal.moved)
+        for kind, number in signal.readied.items():
             queue.waiters.wake(kind, number)
-        queue.logs.touch(queue.logs.roots if signal.is_all else signal.roots)
+        queue.make_room(signal.freed)
+        queue.logs.touch(signal.roots)
         for worker_id in signal.retired:
             queue.waiters.retire(worker_id)
         self._workers.update(signal.workers.intersection(queue.stops.workers))
-        if self._workers:
+        self._polls_soon |= signal.is_all
+        if self._workers or self._polls_soon:
             self._hinted.set()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        next_poll = next_recount = loop.time()
+        last_poll = last_recount = -math.inf
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(next_poll):
+                async with asyncio.timeout_at(last_poll + self._pause):
                     await self._hinted.wait()
             self._hinted.clear()
-            if loop.time() >= next_poll:
+            if loop.time() >= last_poll + self._pause:
+                self._polls_soon, last_poll = False, loop.time()
                 await self._poll()
-                next_poll = loop.time() + self._poll_seconds
-            if loop.time() >= next_recount:
-                await self._queue.recount()
-                next_recount = loop.time() + RECOUNT_SECONDS
             await self._read_stops()
+            if loop.time() >= last_recount + RECOUNT_SECONDS:
+                last_recount = loop.time()
+                await self._queue.recount()
+
+    @property
+    def _pause(self) -> float:
+        """Between polls, in seconds."""
+        return min(self._poll_seconds, SHORTEST_PAUSE_SECONDS) if self._polls_soon else self._poll_seconds
 
     async def _poll(self) -> None:
         queue = self._queue

@@ -19,7 +19,7 @@ class KindCounts:
 
 
 class Counters:
-    """Exact for one replica; what other replicas commit comes in when the counters are reset from the store."""
+    """Exact for one replica. What others commit comes in by their signals, and for certain when all is counted anew."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, Phase]] = Counter()

@@ -104,6 +104,7 @@ class LiveJob:
     create_time: int
     deadline: int
     max_attempts: int
+    payload_bytes: int
     phase: Phase = Phase.READY
     due_time: int = 0
     attempt: int = 0
@@ -119,10 +120,9 @@ class LiveJob:
     # Of roots: last position in the event log, and whether the log holds text that compaction can merge.
     last_sequence: int = 0
     has_text: bool = False
-
-    @property
-    def is_root(self) -> bool:
-        return not self.parent_id
+    # The claim that the current lease answers; empty when it had no id.
+    claim_id: str = ""
+    checkpoint_bytes: int = 0
 
     @property
     def kind(self) -> str:
@@ -153,6 +153,14 @@ class Ending:
     message: str = ""
     # The lease whose report ended it; 0 from outside.
     token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is left of a job that has ended: the token of its last lease, and of the lease whose report ended it."""
+
+    fencing_token: int
+    end_token: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import count
 
 from jobs_svc.events import Note, StateChange, Text, gathered
-from jobs_svc.job import Ending, Job, LiveJob, NewJob, Phase, lane_of
+from jobs_svc.job import Ended, Ending, Job, LiveJob, NewJob, Phase, lane_of
 from jobs_svc.unit_of_work import UnitOfWork
 from svc_common.endings import EndReason, JobState
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
@@ -22,10 +21,11 @@ _SWEPT_LEASE = "the worker stopped reporting and its lease ran out"
 
 @dataclass(frozen=True, slots=True)
 class CreateJobs:
-    """Creates all jobs or none. A limit of 0 is none; `claim_for` is a worker id or empty."""
+    """Creates all jobs or none. A limit of 0 is none; `claim_for` is a worker id or empty; a claim id makes that safe to repeat."""
 
     jobs: Sequence[NewJob]
     claim_for: str = ""
+    claim_id: str = ""
     max_unfinished_roots_of_tenant: int = 0
     max_unfinished_roots: int = 0
 
@@ -130,20 +130,33 @@ class RootCounts:
         self.roots.update(asked)
 
 
-def create(uow: UnitOfWork, op: CreateJobs, roots: RootCounts, times: count[int]) -> list[Created]:
-    """`times` gives each new job its own time of creation, which is also its age."""
+class Ages:
+    """Gives each new job a time of creation of its own, which is also its age, also within a microsecond."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def reach(self, now: int) -> None:
+        self._last = max(self._last, now - 1)
+
+    def next(self) -> int:
+        self._last += 1
+        return self._last
+
+
+def create(uow: UnitOfWork, op: CreateJobs, roots: RootCounts, ages: Ages) -> list[Created]:
     planned: dict[str, Job] = {}
     for number, new in enumerate(op.jobs):
         known = planned.get(new.id) or uow.jobs.get(new.id)
         if known is None:
-            planned[new.id] = _plan(uow, new, planned, f"jobs[{number}]", next(times))
+            planned[new.id] = _plan(uow, new, planned, f"jobs[{number}]", ages.next())
         elif not _is_same(known, new):
             raise ServiceError(ErrorReason.JOB_CONFLICT, f"job {new.id} exists with other content")
     if op.max_unfinished_roots_of_tenant or op.max_unfinished_roots:
         roots.admit(op, list(planned.values()))
     for job in planned.values():
-        _start(uow, job, op.claim_for)
-    return [_created(uow, new.id, planned.pop(new.id, None) is not None, op.claim_for) for new in op.jobs]
+        _start(uow, job, op)
+    return [_created(uow, new.id, planned.pop(new.id, None) is not None, op) for new in op.jobs]
 
 
 def _plan(uow: UnitOfWork, new: NewJob, planned: dict[str, Job], field: str, create_time: int) -> Job:
@@ -176,12 +189,11 @@ def _plan(uow: UnitOfWork, new: NewJob, planned: dict[str, Job], field: str, cre
 
 def _parent(uow: UnitOfWork, parent_id: str, planned: dict[str, Job]) -> tuple[str, str, int]:
     """Root id, tenant and deadline of a parent that can take children."""
-    if job := planned.get(parent_id):
-        return job.root_id, job.tenant, job.deadline
-    if live := uow.live.get(parent_id):
-        return live.root_id, live.tenant, live.deadline
-    if parent_id in uow.jobs:
-        raise ServiceError(ErrorReason.JOB_ENDED, f"job {parent_id} has ended and takes no further children")
+    match planned.get(parent_id) or uow.find(parent_id):
+        case Job() | LiveJob() as parent:
+            return parent.root_id, parent.tenant, parent.deadline
+        case Ended():
+            raise ServiceError(ErrorReason.JOB_ENDED, f"job {parent_id} has ended and takes no further children")
     raise ServiceError(ErrorReason.JOB_NOT_FOUND, f"no job has the id {parent_id}, named as parent")
 
 
@@ -193,8 +205,8 @@ def _is_same(known: Job, new: NewJob) -> bool:
     )
 
 
-def _start(uow: UnitOfWork, job: Job, claim_for: str) -> None:
-    is_delayed = job.not_before > uow.now and not claim_for
+def _start(uow: UnitOfWork, job: Job, op: CreateJobs) -> None:
+    is_delayed = job.not_before > uow.now and not op.claim_for
     live = LiveJob(
         id=job.id,
         root_id=job.root_id,
@@ -203,30 +215,34 @@ def _start(uow: UnitOfWork, job: Job, claim_for: str) -> None:
         create_time=job.create_time,
         deadline=job.deadline,
         max_attempts=job.max_attempts,
+        payload_bytes=len(job.payload),
         phase=Phase.DELAYED if is_delayed else Phase.READY,
         due_time=max(job.not_before, uow.now),
     )
     uow.add(job, live)
-    if claim_for:
-        uow.lease(live, claim_for)
+    if op.claim_for:
+        uow.lease(live, op.claim_for, op.claim_id)
     else:
         uow.append(live, StateChange(job.kind, JobState.QUEUED))
 
 
-def _created(uow: UnitOfWork, job_id: str, is_new: bool, claim_for: str) -> Created:
+def _created(uow: UnitOfWork, job_id: str, is_new: bool, op: CreateJobs) -> Created:
     job = uow.jobs[job_id]
     live = uow.live.get(job_id)
     if live is None:
         return Created(job, is_new)
     job.stands_as(live)
-    lease = Lease(job, live.fencing_token, live.lease_expire_time) if is_new and claim_for else None
-    return Created(job, is_new, lease)
+    is_repeat = live.phase is Phase.RUNNING and op.claim_id != "" and live.claim_id == op.claim_id
+    if not op.claim_for or not (is_new or is_repeat):
+        return Created(job, is_new)
+    uow.renew(live)
+    return Created(job, is_new, Lease(job, live.fencing_token, live.lease_expire_time))
 
 
 def report(uow: UnitOfWork, news: Report) -> Reported:
-    job = uow.live.get(news.job_id)
-    if job is None:
-        return Reported(_disposition_of_ended(uow.jobs.get(news.job_id), news))
+    job = uow.find(news.job_id)
+    if not isinstance(job, LiveJob):
+        return Reported(_disposition_of_ended(job, news))
     if job.phase is not Phase.RUNNING or news.fencing_token != job.fencing_token:
         is_repeat = news.outcome is not None and news.fencing_token == job.closed_token
         return Reported(Disposition.ACCEPTED if is_repeat else Disposition.STALE)
@@ -236,16 +252,15 @@ def report(uow: UnitOfWork, news: Report) -> Reported:
     for body in gathered(news.events):
         uow.append(job, body)
     if news.checkpoint:
-        uow.checkpoints[job.id] = news.checkpoint
+        uow.save(job, news.checkpoint)
     if news.outcome is not None:
         _close(uow, job, news.outcome)
         return Reported(Disposition.ACCEPTED)
-    job.lease_expire_time = uow.now + uow.policy.lease_time
-    uow.changed[job.id] = job
+    uow.renew(job)
     return Reported(Disposition.ACCEPTED, job.lease_expire_time)
 
 
-def _disposition_of_ended(job: Job | None, news: Report) -> Disposition:
+def _disposition_of_ended(job: Ended | None, news: Report) -> Disposition:
     if job is None:
         return Disposition.NOT_FOUND
     if news.fencing_token != job.fencing_token:
@@ -279,7 +294,7 @@ def _close(uow: UnitOfWork, job: LiveJob, outcome: Outcome) -> None:
 def abort(uow: UnitOfWork, op: AbortJobs) -> int:
     """Returns how many jobs were ended, descendants included."""
     for job_id in op.job_ids:
-        if job_id not in uow.live and job_id not in uow.jobs:
+        if uow.find(job_id) is None:
             raise ServiceError(ErrorReason.JOB_NOT_FOUND, f"no job has the id {job_id}")
     before = len(uow.ended)
     for job_id in op.job_ids:

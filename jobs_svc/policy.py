@@ -12,7 +12,7 @@ ANY_KIND = "*"
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Durations are microseconds. Limits map a kind, or "*" for each kind not named, to a number of running jobs."""
+    """Durations are microseconds. Limits by kind map a kind, or "*" for each kind not named, to a number of running jobs."""
 
     lease_time: int = 6 * MICROS
     heartbeat_interval: int = 2 * MICROS
@@ -22,10 +22,12 @@ class Policy:
     # Over all tenants, and for each tenant. A job leased as it is created is counted but not held back.
     kind_limits: Mapping[str, int] = field(default_factory=dict)
     tenant_limits: Mapping[str, int] = field(default_factory=dict)
+    # Of all kinds together, for each tenant.
+    tenant_limit: int | None = None
 
     @property
     def has_limits(self) -> bool:
-        return bool(self.kind_limits or self.tenant_limits)
+        return bool(self.kind_limits or self.tenant_limits or self.tenant_limit is not None)
 
     def backoff(self, attempt: int) -> int:
         """The delay after the given attempt (from 1) failed: doubling from `retry_delay`."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from jobs_svc.audit import AppendAudit
 from jobs_svc.counters import Counters
 from jobs_svc.events import Event, after
-from jobs_svc.job import Phase, Stop
+from jobs_svc.job import Stop
 from jobs_svc.operations import AbortJobs, Created, CreateJobs, Lease, Release, Report
+from jobs_svc.policy import Policy
 from jobs_svc.reads import Reads
 from jobs_svc.transaction import Changes, Operation, Recount, ReportJobs, Taken
 from jobs_svc.turns import Claimer
@@ -20,15 +23,22 @@ from svc_common.errors import ErrorReason, ServiceError
 from svc_common.group_commit import GroupCommitter
 from svc_common.times import Clock
 
+logger = logging.getLogger(__name__)
+
+LeasesIn = Callable[[Any], Sequence[Lease]]
+
+
+def _leases_of(taken: Taken) -> Sequence[Lease]:
+    return taken.leases
+
 
 class JobQueue:
-    def __init__(
-        self, committer: GroupCommitter[Operation, Any], reads: Reads, clock: Clock, counters: Counters
-    ) -> None:
+    def __init__(self, committer: GroupCommitter[Operation, Any], reads: Reads, clock: Clock, policy: Policy) -> None:
         self._committer = committer
+        self._policy = policy
         self._clock = clock
         self.reads = reads
-        self.counters = counters
+        self.counters = Counters()
         self.logs = LogWatches()
         self.stops = StopWatches()
         self.waiters = Waiters()
@@ -44,7 +54,10 @@ class JobQueue:
         creation, *claims = self._committer.enqueue(op, *(waiter.claimer for waiter in chosen))
         for (waiter, kind), claim in zip(chosen.items(), claims, strict=True):
             waiter.wake(kind, claim)
-        return cast(list[Created], await creation)
+        created: list[Created] = await self._answer(
+            creation, lambda created: [job.lease for job in created if job.lease]
+        )
+        return created
 
     async def report(self, reports: Sequence[Report], claimer: Claimer | None = None) -> Taken:
         """The results of the reports and, for a claimer, what it is leased after them without waiting."""
@@ -65,36 +78,47 @@ class JobQueue:
             try:
                 while not self.waiters.is_over(waiter):
                     taken = await self._taken(waiter.take_claim() or self._committer.enqueue(claimer)[0])
+                    waiter.has_taken({lease.job.kind for lease in taken.leases})
                     if taken.leases:
                         return taken.leases
                     if not await waiter.ready(give_up):
                         break
             finally:
                 # One that was made for this waiter while it took another, or left: its leases would go to nobody.
-                if made := waiter.take_claim():
-                    made.add_done_callback(self._give_back)
+                if waiter.claim:
+                    waiter.claim.add_done_callback(partial(self._give_back, _leases_of))
         return []
 
     async def _taken(self, taking: asyncio.Future[Taken]) -> Taken:
+        taken: Taken = await self._answer(taking, _leases_of)
+        return taken
+
+    async def _answer(self, answer: asyncio.Future[Any], leases_in: LeasesIn) -> Any:
+        """An answer to a caller who may leave before it comes: nobody would work on its leases until they expire."""
         try:
-            return await asyncio.shield(taking)
+            return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            taking.add_done_callback(self._give_back)
+            answer.add_done_callback(partial(self._give_back, leases_in))
             raise
+
+    def _give_back(self, leases_in: LeasesIn, answer: asyncio.Future[Any]) -> None:
+        if answer.cancelled() or answer.exception():
+            return
+        if reports := [
+            Report(lease.job.id, lease.fencing_token, outcome=Release()) for lease in leases_in(answer.result())
+        ]:
+            self._giving_back.add(report := asyncio.ensure_future(self.report(reports)))
+            report.add_done_callback(self._given_back)
+
+    def _given_back(self, report: asyncio.Future[Any]) -> None:
+        self._giving_back.discard(report)
+        if not report.cancelled() and (error := report.exception()):
+            logger.info("leases whose claimer left could not be given back, and will expire: %s", error)
 
     def retire(self, worker_id: str) -> None:
         """Gives the worker no further leases."""
         self.waiters.retire(worker_id)
         self.on_retire(worker_id)
-
-    def _give_back(self, taking: asyncio.Future[Taken]) -> None:
-        """The worker left before it got its leases: nobody would work on them until they expire."""
-        if taking.cancelled() or taking.exception() or not taking.result().leases:
-            return
-        leases = taking.result().leases
-        reports = [Report(lease.job.id, lease.fencing_token, outcome=Release()) for lease in leases]
-        self._giving_back.add(report := asyncio.ensure_future(self.report(reports)))
-        report.add_done_callback(self._giving_back.discard)
 
     async def watch_log(self, root_id: str, sequence: int) -> AsyncGenerator[Sequence[Event], None]:
         """The entries of a root's log after `sequence`, as they come, until its last. Raises JOB_NOT_FOUND, WATCHER_TOO_SLOW."""
@@ -141,11 +165,17 @@ class JobQueue:
         if changes.counts is not None:
             self.counters.reset(changes.counts)
         self.counters.add(changes.moved)
-        for (kind, phase), number in changes.moved.items():
-            if phase is Phase.READY:
+        for kind, number in changes.readied.items():
+            self.waiters.wake(kind, number)
+        self.make_room(changes.freed)
+
+    def make_room(self, freed: Mapping[str, int]) -> None:
+        """The end of a lease makes room under a limit: of its own kind, or of its tenant for all kinds."""
+        if self._policy.tenant_limit is not None:
+            self.waiters.wake_all(sum(freed.values()))
+        elif self._policy.has_limits:
+            for kind, number in freed.items():
                 self.waiters.wake(kind, number)
-            elif phase is Phase.RUNNING:  # an end makes room under a limit
-                self.waiters.wake(kind, -number)
 
     def close(self) -> None:
         """Ends all watches and waits, so that they go on at another replica."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from jobs_svc.audit import AuditRecord
 from jobs_svc.events import Body, Event, Note, StateChange, Text
 from jobs_svc.job import AttemptError, Ending, Job, LiveJob, Phase, Stop, parse_lane
 from svc_common.endings import EndReason, JobState
@@ -23,6 +22,7 @@ LIVE_FIELDS = (
     "create_time",
     "deadline",
     "max_attempts",
+    "payload_bytes",
     "phase",
     "due_time",
     "attempt",
@@ -34,12 +34,17 @@ LIVE_FIELDS = (
     "start_time",
     "last_sequence",
     "has_text",
+    "claim_id",
+    "checkpoint_bytes",
 )
 live_values = attrgetter(*LIVE_FIELDS, "wake_time")
 LIVE_COLUMNS = (*LIVE_FIELDS, "wake_time")
 
 # What a worker is given beside the standing.
 CLAIMED_COLUMNS = ("payload", "priority", "traceparent", "labels", "not_before", "checkpoint")
+
+# What readers see of the standing.
+SHOWN_STANDING = ("phase", "attempt", "start_time", "last_sequence", "fencing_token")
 
 # What changes in the life of a row of `live`.
 STANDING_COLUMNS = LIVE_COLUMNS[LIVE_COLUMNS.index("phase") :]
@@ -151,6 +156,16 @@ def job_of(row: Sequence[Any]) -> Job:
     return job
 
 
+def standing_job(row: Sequence[Any]) -> Job:
+    """From JOB_COLUMNS and SHOWN_STANDING; the latter are None of an ended job."""
+    job = job_of(row[: len(JOB_COLUMNS)])
+    phase, *standing = row[len(JOB_COLUMNS) :]
+    if phase is not None:
+        job.state = JobState.RUNNING if phase == Phase.RUNNING else JobState.QUEUED
+        job.attempt, job.start_time, job.last_sequence, job.fencing_token = standing
+    return job
+
+
 def ending_values(job: LiveJob, ending: Ending, end_time: int) -> tuple[Any, ...]:
     """The id, then the columns of ENDING_COLUMNS."""
     return (
@@ -226,5 +241,4 @@ def attempt_errors_of(found: Iterable[Sequence[Any]]) -> dict[str, tuple[Attempt
     return out
 
 
-def audit_values(record: AuditRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in AUDIT_COLUMNS}
+audit_values = attrgetter(*AUDIT_COLUMNS)

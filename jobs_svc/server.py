@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
@@ -12,13 +11,12 @@ from externalscaler import externalscaler_pb2, externalscaler_pb2_grpc
 from sqlalchemy import make_url
 
 from jobs_svc.catch_up import CatchUp
-from jobs_svc.counters import Counters
 from jobs_svc.queue import JobQueue
 from jobs_svc.scaler import ScalerServicer
 from jobs_svc.servicer import JobsServicer
 from jobs_svc.settings import JobsSettings
 from jobs_svc.signals import Signals
-from jobs_svc.store import Store
+from jobs_svc.store import MIGRATIONS, Store
 from jobs_svc.sweeper import Sweeper
 from jobs_svc.transaction import Changes, Operation
 from jobs_svc.upkeep import Compactor, Retention
@@ -28,22 +26,20 @@ from svc_common.store import Database, migrate, open_engine
 from svc_common.tasks import supervised
 from svc_common.times import MICROS, Clock, now
 
-MIGRATIONS = Path(__file__).with_name("migrations")
-
 
 class JobsService:
     """A started jobs_svc. `start` makes one."""
 
     def __init__(self, settings: JobsSettings, clock: Clock) -> None:
         try:
-            self._database = Database(open_engine(settings.database_url))
+            self._database = Database(open_engine(settings.database_url, pooled=settings.is_pooled))
         except ValueError as error:
             raise StartupError(str(error)) from error
         self._loop = asyncio.get_running_loop()
         policy = settings.policy()
         store = Store(self._database, policy, clock, self._committed)
         self._committer: GroupCommitter[Operation, Any] = GroupCommitter(store.execute, name="jobs-commit")
-        self._queue = JobQueue(self._committer, store.reads, clock, Counters())
+        self._queue = JobQueue(self._committer, store.reads, clock, policy)
         self._sweeper = Sweeper(self._committer, store.reads, clock)
         self._signals: Signals | None = None
         self._loops: dict[str, Callable[[], Awaitable[None]]] = {

@@ -12,9 +12,9 @@ from jobs_svc.audit import AppendAudit, AuditEntry
 from jobs_svc.operations import AbortJobs, CreateJobs
 from jobs_svc.policy import Policy
 from jobs_svc.queue import JobQueue
+from jobs_svc.reads import parse_position
 from jobs_svc.turns import Claimer
 from svc_common.endings import EndReason
-from svc_common.errors import invalid_field
 from svc_common.server_interceptor import Context
 from svc_common.times import MICROS, from_duration, to_duration
 
@@ -31,6 +31,7 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
             CreateJobs(
                 jobs=[wire.new_job_from(job) for job in request.jobs],
                 claim_for=request.claim_for_worker_id,
+                claim_id=request.claim_id,
                 max_unfinished_roots_of_tenant=request.max_unfinished_roots_of_tenant,
                 max_unfinished_roots=request.max_unfinished_roots,
             )
@@ -46,7 +47,7 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
         return jobs_pb2.ListJobsResponse(jobs=[wire.job_to(job) for job in jobs], next_page_token=token)
 
     async def ClaimJobs(self, request: jobs_pb2.ClaimJobsRequest, context: Context) -> jobs_pb2.ClaimJobsResponse:
-        claimer = Claimer(request.worker_id, frozenset(request.kinds), request.max_jobs or 1)
+        claimer = Claimer(request.worker_id, frozenset(request.kinds), request.max_jobs or 1, request.claim_id)
         leases = await self._queue.claim(claimer, from_duration(request.max_wait) / MICROS)
         return jobs_pb2.ClaimJobsResponse(
             leases=[wire.lease_to(lease) for lease in leases], heartbeat_interval=self._heartbeat_interval
@@ -62,7 +63,7 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
         claimer = None
         if request.HasField("next_claim"):
             claim = request.next_claim
-            claimer = Claimer(request.worker_id, frozenset(claim.kinds), claim.max_jobs or 1)
+            claimer = Claimer(request.worker_id, frozenset(claim.kinds), claim.max_jobs or 1, claim.claim_id)
         taken = await self._queue.report([wire.report_from(report) for report in request.reports], claimer)
         return jobs_pb2.ReportJobsResponse(
             results=[wire.reported_to(reported) for reported in taken.reported],
@@ -79,7 +80,7 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
 
     async def AbortJobs(self, request: jobs_pb2.AbortJobsRequest, context: Context) -> jobs_pb2.AbortJobsResponse:
         reason = EndReason(request.reason) or EndReason.CANCELLED
-        count = await self._queue.abort(AbortJobs(list(request.job_ids), reason, request.message))
+        count = await self._queue.abort(AbortJobs(list(request.job_ids), reason, wire.storable(request.message)))
         return jobs_pb2.AbortJobsResponse(aborted_count=count)
 
     async def WatchEvents(
@@ -101,9 +102,8 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
         self, request: jobs_pb2.ListAuditRecordsRequest, context: Context
     ) -> jobs_pb2.ListAuditRecordsResponse:
         page_size = request.page_size or DEFAULT_PAGE_SIZE
-        if request.page_token and not request.page_token.isdecimal():
-            raise invalid_field("page_token", "is not one that this service gave out")
-        records = await self._queue.reads.audit_log(request.root_id, int(request.page_token or 0), page_size + 1)
+        after = parse_position(request.page_token or "0")
+        records = await self._queue.reads.audit_log(request.root_id, after, page_size + 1)
         token = str(records[page_size - 1].sequence) if len(records) > page_size else ""
         return jobs_pb2.ListAuditRecordsResponse(
             records=[wire.audit_record_to(record) for record in records[:page_size]], next_page_token=token

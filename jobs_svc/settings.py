@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from jobs_svc.policy import Policy
@@ -39,6 +39,12 @@ class JobsSettings(ServiceSettings):
         default_factory=dict, description="jobs of a kind that may run at once for each tenant, in the same form"
     )
 
+    tenant_limit: PositiveInt | None = Field(
+        None,
+        description="jobs of all kinds together that may run at once for each tenant; it must leave room for the requests"
+        " themselves, which run while they wait for their tools",
+    )
+
     retention_seconds: float = Field(
         7 * 86400.0,
         ge=0,
@@ -56,6 +62,11 @@ class JobsSettings(ServiceSettings):
         0.0, ge=0, le=60, description="PostgreSQL: time between polls; 0: 1 s beside signals, 0.05 s with poll_only"
     )
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether database_url leads to PgBouncer."""
+        return self.poll_only or bool(self.signals_database_url)
+
     def policy(self) -> Policy:
         lease = _micros(self.lease_seconds)
         return Policy(
@@ -66,6 +77,7 @@ class JobsSettings(ServiceSettings):
             default_max_attempts=self.max_attempts,
             kind_limits=self.kind_limits,
             tenant_limits=self.tenant_limits,
+            tenant_limit=self.tenant_limit,
         )
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 
@@ -28,38 +29,48 @@ MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes under 8000
 
 @dataclass(slots=True)
 class Signal:
-    """What has changed; `is_all` stands for anything. Kinds come with the number of jobs that became ready."""
+    """What has changed. With `is_all`, which stands for whatever may have happened, the rest is not all of it."""
 
-    kinds: Counter[str] = field(default_factory=Counter)
+    readied: Counter[str] = field(default_factory=Counter)  # jobs by kind
+    freed: Counter[str] = field(default_factory=Counter)
+    moved: Counter[tuple[str, Phase]] = field(default_factory=Counter)
     roots: set[str] = field(default_factory=set)
-    workers: set[str] = field(default_factory=set)
+    workers: set[str] = field(default_factory=set)  # that have something to stop
     retired: set[str] = field(default_factory=set)
     is_all: bool = False
 
     def add(self, changes: Changes) -> None:
-        self.kinds.update({kind: number for (kind, phase), number in changes.moved.items() if phase is Phase.READY})
+        self.readied.update(changes.readied)
+        self.freed.update(changes.freed)
+        self.moved.update(changes.moved)
         self.roots.update(event.root_id for event in changes.events)
         self.workers.update(stop.worker_id for stop in changes.stops)
 
     def to_json(self, sender: str) -> str:
-        content = {
+        """What does not fit is left out, roots first: their watchers find out by the poll that `is_all` brings about."""
+        content: dict[str, Any] = {
             "from": sender,
-            "kinds": +self.kinds,  # jobs that our own workers have taken since are no news
-            "roots": sorted(self.roots),
+            "readied": self.readied,
+            "freed": self.freed,
+            "moved": [[kind, phase, number] for (kind, phase), number in self.moved.items() if number],
             "workers": sorted(self.workers),
             "retired": sorted(self.retired),
+            "roots": sorted(self.roots),
         }
         payload = json.dumps(content)
-        if len(payload.encode()) > MAX_PAYLOAD_BYTES:
-            payload = json.dumps({"from": sender, "is_all": True})
+        while len(payload.encode()) > MAX_PAYLOAD_BYTES:
+            content.popitem()
+            payload = json.dumps(content | {"is_all": True})
         return payload
 
 
 def parse_signal(payload: str) -> tuple[str, Signal]:
     """The sender and what it says."""
     content = json.loads(payload)
+    moved = Counter({(kind, Phase(phase)): number for kind, phase, number in content.get("moved", ())})
+    readied, freed = (Counter(content.get(name, {})) for name in ("readied", "freed"))
     roots, workers, retired = (set(content.get(name, ())) for name in ("roots", "workers", "retired"))
-    return content["from"], Signal(Counter(content.get("kinds", {})), roots, workers, retired, "is_all" in content)
+    return content["from"], Signal(readied, freed, moved, roots, workers, retired, content.get("is_all", False))
 
 
 class Signals:
@@ -74,8 +85,9 @@ class Signals:
 
     def send(self, changes: Changes) -> None:
         """Tells the other replicas soon."""
-        self._gathered.add(changes)
-        self._news.set()
+        if changes.moved or changes.events or changes.stops:
+            self._gathered.add(changes)
+            self._news.set()
 
     def send_retired(self, worker_id: str) -> None:
         self._gathered.retired.add(worker_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from jobs_svc import rows, tables
 from jobs_svc.job import Phase
 from svc_common.bulk import BulkSql
 
 NEVER = 2**63 - 1
-_OUTCOME = frozenset({"result", "checkpoint"})
 _WRITERS_TURN = 7236479  # key of the advisory lock that lets one replica write at a time
 _WRITERS_SETTINGS = ", ".join(
     f"set_config('{name}', '{value}', true)"
@@ -33,19 +35,22 @@ class Statements:
     def __init__(self, *, is_sqlite: bool) -> None:
         bulk = self.bulk = BulkSql(is_sqlite=is_sqlite)
         sql, among = bulk.driver_sql, bulk.among
-        self.writers_turn = (
-            # A replica that freezes while it holds the turn loses its transaction, and the others go on. Every statement goes by
-            # an index; statistics of tables that fill and empty within seconds would talk the planner out of it.
-            f"SELECT {_WRITERS_SETTINGS}, pg_advisory_xact_lock({_WRITERS_TURN})"
-        )
+        # The first query of a transaction that writes; on SQLite its beginning is enough. A replica that freezes while it holds the
+        # turn loses its transaction, and the others go on. Every statement goes by an index; statistics of tables that fill and
+        # empty within seconds would talk the planner out of it.
+        turn = f"SELECT {_WRITERS_SETTINGS}, pg_advisory_xact_lock({_WRITERS_TURN})"
+        self.writers_turn: tuple[str, Mapping[str, Any]] | None = None if is_sqlite else (turn, {})
 
         self.live = sql(f"SELECT {_LIVE} FROM live WHERE {among('id', 'ids')}")
         self.live_with_children = sql(
             f"SELECT {_LIVE} FROM live WHERE {among('id', 'ids')}"
             f" UNION ALL SELECT {_LIVE} FROM live WHERE parent_id <> '' AND {among('parent_id', 'parents')}"
         )
-        self.live_due = sql(f"SELECT {_LIVE} FROM live WHERE wake_time <= :now ORDER BY wake_time LIMIT :limit")
-        self.next_wake = "SELECT min(wake_time) FROM live"
+        self.live_of_claims = sql(f"SELECT {_LIVE} FROM live WHERE claim_id <> '' AND {among('claim_id', 'ids')}")
+        children = f"SELECT root_id FROM live WHERE {among('id', 'ids')} AND parent_id <> ''"
+        self.roots_of = sql(f"SELECT {_LIVE} FROM live WHERE id IN ({children})")
+        self.due = sql("SELECT id FROM live WHERE wake_time BETWEEN :since AND :now ORDER BY wake_time LIMIT :limit")
+        self.next_wake = sql("SELECT min(wake_time) FROM live WHERE wake_time >= :since")
         self.last_sequences = sql(f"SELECT id, last_sequence FROM live WHERE {among('id', 'ids')}")
         self.counts = "SELECT phase, lane, count(*) FROM live GROUP BY phase, lane"
         self.unfinished_roots = sql(
@@ -54,18 +59,20 @@ class Statements:
         )
 
         self.jobs = sql(f"SELECT {_JOBS} FROM jobs WHERE {among('id', 'ids')}")
-        nothing = "x''" if is_sqlite else "''::bytea"
-
-        def jobs_without(left_out: frozenset[str]) -> str:
-            columns = ", ".join(f"{nothing} AS {name}" if name in left_out else name for name in rows.JOB_COLUMNS)
-            return sql(f"SELECT {columns} FROM jobs WHERE {among('id', 'ids')}")
-
-        self.jobs_without_content = jobs_without(_OUTCOME | {"payload"})
-        self.jobs_without_outcome = jobs_without(_OUTCOME)
+        standing = ", ".join(
+            (*(f"j.{name}" for name in rows.JOB_COLUMNS), *(f"l.{name}" for name in rows.SHOWN_STANDING))
+        )
+        self.job = sql(f"SELECT {standing} FROM jobs j LEFT JOIN live l ON l.id = j.id WHERE {among('j.id', 'ids')}")
         errors = ", ".join(rows.ATTEMPT_ERROR_COLUMNS)
         self.attempt_errors = sql(
             f"SELECT {errors} FROM attempt_errors WHERE {among('job_id', 'ids')} ORDER BY job_id, attempt"
         )
+
+        ends = "a.sequence = (SELECT max(b.sequence) FROM audit b WHERE b.root_id = k.value)"
+        of_root = f"{bulk.rows_of('ids')} JOIN audit a ON a.root_id = k.value"
+        self.audit_ends = sql(f"SELECT a.root_id, a.sequence, a.hash FROM {of_root} AND {ends}")
+        among_appends = among("a.append_id", "append_ids")
+        self.audit_appends = sql(f"SELECT DISTINCT a.root_id, a.append_id FROM {of_root} AND {among_appends}")
 
         # A loose index scan: one probe of the index per lane, however many jobs wait in it.
         ready = f"l.phase = {Phase.READY:d}"
@@ -80,17 +87,23 @@ class Statements:
         self.lanes = sql(f"{lanes} SELECT lane FROM lanes WHERE lane IS NOT NULL")
         head = f"SELECT l.due_time FROM live l WHERE {ready} AND l.lane = lanes.lane ORDER BY l.create_time LIMIT 1"
         self.oldest_due = sql(f"{lanes} SELECT lane, ({head}) FROM lanes WHERE lane IS NOT NULL")
-        # The first :wanted of each lane, oldest first. SQLite has no LATERAL: there the age of the first one that is not wanted
-        # bounds the search, and CROSS JOIN keeps the order of the join.
-        of_lane = f"live l WHERE {ready} AND l.lane = lanes.lane"
+        # The oldest of each lane: :least of them, or twice an even share of :wanted when that is more. SQLite has no LATERAL: there
+        # the age of the first one that is too many bounds the search, and CROSS JOIN keeps the order of the join.
+        most = "max" if is_sqlite else "greatest"
+        share = f"SELECT {most}(:least, 2 * :wanted / {most}(count(*), 1) + 1) FROM lanes WHERE lane IS NOT NULL"
+        oldest = f"FROM live i WHERE i.phase = {Phase.READY:d} AND i.lane = lanes.lane AND i.deadline > :now ORDER BY i.create_time"
         if is_sqlite:
-            beyond = f"SELECT i.create_time FROM live i WHERE i.phase = {Phase.READY:d} AND i.lane = lanes.lane"
-            beyond = f"coalesce(({beyond} ORDER BY i.create_time LIMIT 1 OFFSET :wanted), {NEVER})"
-            some = f"{of_lane} AND l.create_time < {beyond}"
+            beyond = f"SELECT i.create_time {oldest} LIMIT 1 OFFSET (SELECT number FROM share)"
+            some = (
+                f"live l WHERE {ready} AND l.lane = lanes.lane AND l.deadline > :now"
+                f" AND l.create_time < coalesce(({beyond}), {NEVER})"
+            )
         else:
-            some = f"LATERAL (SELECT l.* FROM {of_lane} ORDER BY l.create_time LIMIT :wanted) l"
+            some = f"LATERAL (SELECT i.* {oldest} LIMIT (SELECT number FROM share)) l"
         self.waiting = sql(
-            f"{lanes} SELECT l.lane, l.create_time, l.id FROM lanes CROSS JOIN {some} ORDER BY l.lane, l.create_time"
+            f"{lanes}, share(number) AS ({share})"
+            " SELECT l.lane, l.create_time, l.id, l.payload_bytes + l.checkpoint_bytes, (SELECT number FROM share)"
+            f" FROM lanes CROSS JOIN {some} ORDER BY l.lane, l.create_time"
         )
         self.running = f"SELECT lane, count(*) FROM live WHERE phase = {Phase.RUNNING:d} GROUP BY lane"
         self.claimed = sql(f"SELECT {_CLAIMED} FROM live l JOIN jobs j ON j.id = l.id WHERE {among('l.id', 'ids')}")
@@ -104,4 +117,5 @@ class Statements:
         self.insert_events = bulk.insert(tables.events, rows.EVENT_COLUMNS)
         self.insert_stops = bulk.insert(tables.stops, rows.STOP_COLUMNS)
         self.insert_attempt_errors = bulk.insert(tables.attempt_errors, rows.ATTEMPT_ERROR_COLUMNS)
+        self.insert_audit = bulk.insert(tables.audit, rows.AUDIT_COLUMNS)
         self.insert_compactions = bulk.insert(tables.compactions, ("root_id",))

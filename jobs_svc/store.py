@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
+from jobs_svc.operations import Ages
 from jobs_svc.policy import Policy
 from jobs_svc.reads import Reads
 from jobs_svc.statements import Statements
-from jobs_svc.transaction import Changes, Operation, Transaction
+from jobs_svc.transaction import Changes, Operation, Transaction, Upkeep
 from svc_common.errors import ServiceError
 from svc_common.store import Database
 from svc_common.times import Clock
@@ -29,25 +29,20 @@ class Store:
         self._clock = clock
         self._on_commit = on_commit
         self._statements = Statements(is_sqlite=database.is_sqlite)
-        self._last_time = 0
+        self._ages = Ages()
         self.reads = Reads(database, self._statements)
 
     def execute(self, ops: Sequence[Operation]) -> Sequence[Any]:
         """Does a batch of operations in one transaction; for `GroupCommitter`."""
 
         def work(connection: Connection) -> tuple[list[Any], Changes]:
-            if not self._database.is_sqlite:
-                self._statements.bulk.read(connection, self._statements.writers_turn)
-            now = self._clock()
-            # Each job gets an age of its own, also within a microsecond.
-            times = count(max(now, self._last_time + 1))
-            transaction = Transaction(connection, self._statements, self._policy, now, times)
-            results = transaction.run(ops)
-            self._last_time = next(times) - 1
-            return results, transaction.changes
+            transaction = Transaction(connection, self._statements, self._policy, self._clock, self._ages)
+            return transaction.run(ops), transaction.changes
 
+        # Upkeep goes through SQLAlchemy, which takes a statement in a pipeline for one that returned nothing.
+        pipelined = not any(isinstance(op, Upkeep) for op in ops)
         try:
-            results, changes = self._database.write(work)
+            results, changes = self._database.write(work, pipelined=pipelined)
         except ServiceError:
             # The connection may have been lost after the commit and before its acknowledgement.
             self._on_commit(Changes(in_doubt=True))

@@ -73,6 +73,7 @@ live = Table(
     Column("create_time", BigInteger, nullable=False),
     Column("deadline", BigInteger, nullable=False),
     Column("max_attempts", Integer, nullable=False),
+    Column("payload_bytes", Integer, nullable=False),
     Column("phase", SmallInteger, nullable=False),
     Column("due_time", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -84,6 +85,8 @@ live = Table(
     Column("start_time", BigInteger, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
     Column("has_text", Boolean, nullable=False),
+    Column("claim_id", Key, nullable=False),
+    Column("checkpoint_bytes", Integer, nullable=False),
     Column("wake_time", BigInteger, nullable=False),
     Index("live_by_turn", "phase", "lane", "create_time"),
     Index("live_by_wake_time", "wake_time"),
@@ -94,6 +97,12 @@ Index(
     live.c.parent_id,
     postgresql_where=live.c.parent_id != "",
     sqlite_where=live.c.parent_id != "",
+)
+Index(
+    "live_by_claim",
+    live.c.claim_id,
+    postgresql_where=live.c.claim_id != "",
+    sqlite_where=live.c.claim_id != "",
 )
 
 events = Table(

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection
 
-from jobs_svc import operations, rows, tables
-from jobs_svc.audit import AppendAudit, AuditHead
+from jobs_svc import operations, rows
+from jobs_svc.audit import AppendAudit, AuditLog, AuditRecord
 from jobs_svc.events import Event
 from jobs_svc.job import Phase, Stop, parse_lane
-from jobs_svc.operations import AbortJobs, CreateJobs, Lease, Report, Reported, RootCounts
+from jobs_svc.operations import AbortJobs, Ages, CreateJobs, Lease, Report, Reported, RootCounts
 from jobs_svc.policy import Policy
 from jobs_svc.statements import NEVER, Statements
-from jobs_svc.turns import Claimer, Running, allot
+from jobs_svc.turns import Claimer, Running, WaitingJob, allot, is_any_used_up
 from jobs_svc.unit_of_work import UnitOfWork
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.times import Clock
+
+# What the jobs of one claim may hold together: with what is around them they must fit into one message.
+CLAIM_BYTES = 8 * 1024 * 1024
+FEW_PER_LANE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,9 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class PassTime:
-    """Does what is due to at most `limit` jobs. Its result is how many were due."""
+    """Does to these jobs what is due to them by now, if anything."""
 
-    limit: int
+    job_ids: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,19 @@ class Changes:
     events: list[Event] = field(default_factory=list)
     stops: list[Stop] = field(default_factory=list)
     moved: Counter[tuple[str, Phase]] = field(default_factory=Counter)
+    # By kind: jobs that became ready and still are, and leases that ended.
+    readied: Counter[str] = field(default_factory=Counter)
+    freed: Counter[str] = field(default_factory=Counter)
     # Unfinished jobs by kind and phase, before `moved`, when somebody asked.
     counts: Counter[tuple[str, Phase]] | None = None
     # It is not known what was committed, if anything; nothing else is set.
     in_doubt: bool = False
     # Earliest time at which a job that was written is due for something.
     next_wake: int = NEVER
+
+
+Rows = list[tuple[Any, ...]]
+Query = tuple[str, Mapping[str, Any]]
 
 
 def _claimer_of(op: Operation) -> Claimer | None:
@@ -83,21 +94,27 @@ class Transaction:
     """Use once, within a database transaction that is committed after `run` has returned and rolled back when it raises."""
 
     def __init__(
-        self, connection: Connection, statements: Statements, policy: Policy, now: int, times: count[int]
+        self, connection: Connection, statements: Statements, policy: Policy, clock: Clock, ages: Ages
     ) -> None:
         self._connection = connection
         self._sql = statements
         self._bulk = statements.bulk
         self._policy = policy
-        self._times = times
-        self._uow = UnitOfWork(now, policy)
-        self._heads: dict[str, AuditHead] = {}
+        self._clock = clock
+        self._ages = ages
+        self._uow = UnitOfWork(0, policy)
+        self._audit_logs: defaultdict[str, AuditLog] = defaultdict(AuditLog)
+        self._audit_records: list[AuditRecord] = []
+        self._held: defaultdict[str, list[str]] = defaultdict(list)  # job ids by claim
         self._roots = RootCounts(Counter())
         self.changes = Changes()
 
     def run(self, ops: Sequence[Operation]) -> list[Any]:
         """One result per operation, in order; a ServiceError is the answer to that operation alone."""
         self._load(ops)
+        # After what was loaded: it may have taken a while until it was our turn.
+        self._uow.now = self._clock()
+        self._ages.reach(self._uow.now)
         results: list[Any] = [self._apply(op) for op in ops]
         # Claims come last: what the other operations of the batch make ready can be leased at once.
         claims = [(claimer, result) for op, result in zip(ops, results, strict=True) if (claimer := _claimer_of(op))]
@@ -106,9 +123,8 @@ class Transaction:
             all_leases = self._claim([claimer for claimer, _ in claims])
             for (_, result), leases in zip(claims, all_leases, strict=True):
                 result.leases.extend(leases)
-        with self._bulk.together(self._connection):
-            self._write_live()
-            self._write_the_rest()
+        self._write_live()
+        self._write_the_rest()
         return results
 
     def _apply(self, op: Operation) -> Any:
@@ -119,7 +135,7 @@ class Transaction:
                 case ReportJobs():
                     return Taken([operations.report(self._uow, report) for report in op.reports])
                 case CreateJobs():
-                    return operations.create(self._uow, op, self._roots, self._times)
+                    return operations.create(self._uow, op, self._roots, self._ages)
                 case AbortJobs():
                     return operations.abort(self._uow, op)
                 case AppendAudit():
@@ -140,7 +156,8 @@ class Transaction:
         ending: set[str] = set()
         creating: set[str] = set()
         limited: set[str] = set()
-        audited: set[str] = set()
+        audits: list[AppendAudit] = []
+        claims = {claimer.claim_id for op in ops if (claimer := _claimer_of(op)) and claimer.claim_id}
         for op in ops:
             match op:
                 case ReportJobs():
@@ -154,119 +171,186 @@ class Transaction:
                 case AbortJobs():
                     named.update(op.job_ids)
                     ending.update(op.job_ids)
+                case PassTime():
+                    named.update(op.job_ids)
+                    ending.update(op.job_ids)
                 case AppendAudit():
-                    audited.add(op.root_id)
-        if creating:
-            self._load_jobs(creating)
-            named.update(id_ for id_ in creating if id_ in self._uow.jobs)
-        if named:
-            self._load_trees(named, ending)
-        self._load_jobs((named | audited) - self._uow.live.keys())
+                    audits.append(op)
+        _, known, standing, held = self._read(
+            self._sql.writers_turn,
+            self._query(self._sql.jobs, ids=creating),
+            self._trees_query(named, ending),
+            self._query(self._sql.live_of_claims, ids=claims),
+        )
+        self._take_jobs(known)
+        self._take_trees(named, ending, standing)
+        self._load_trees(creating & self._uow.jobs.keys(), set())
+        self._load_jobs((named | {op.root_id for op in audits}) - creating - self._uow.live.keys())
+        self._take_held(held)
         if limited:
-            found = self._read(self._sql.unfinished_roots, {"kinds": self._bulk.list_of(limited)})
+            [found] = self._read(self._query(self._sql.unfinished_roots, kinds=limited))
             for lane, number in found:
                 kind, _, tenant = parse_lane(lane)
                 self._roots.roots[kind, tenant] += number
-        if audited:
-            self._load_heads(audited)
+        self._load_audit_logs(audits)
 
-    def _read(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        return self._bulk.read(self._connection, statement, parameters)
+    def _query(self, statement: str, **lists: Iterable[str]) -> Query | None:
+        """A statement about what the lists name; None when they name nothing."""
+        parameters = {name: self._bulk.list_of(values) for name, values in lists.items()}
+        return (statement, parameters) if any(lists.values()) else None
+
+    def _read(self, *queries: Query | None) -> list[Rows]:
+        return self._bulk.read_all(self._connection, queries)
 
     def _load_jobs(self, ids: Iterable[str]) -> None:
-        if missing := set(ids) - self._uow.jobs.keys():
-            found = self._read(self._sql.jobs, {"ids": self._bulk.list_of(missing)})
-            self._uow.jobs.update((job.id, job) for job in map(rows.job_of, found))
+        [found] = self._read(self._query(self._sql.jobs, ids=ids))
+        self._take_jobs(found)
+
+    def _take_jobs(self, found: Rows) -> None:
+        self._uow.jobs.update((job.id, job) for job in map(rows.job_of, found) if job.id not in self._uow.jobs)
 
     def _load_trees(self, named: set[str], ending: set[str]) -> None:
         """The named unfinished jobs, their roots, and all descendants of those that may end."""
+        [found] = self._read(self._trees_query(named, ending))
+        self._take_trees(named, ending, found)
+
+    def _trees_query(self, named: set[str], parents: set[str]) -> Query | None:
+        if parents:
+            return self._query(self._sql.live_with_children, ids=named, parents=parents)
+        return self._query(self._sql.live, ids=named)
+
+    def _take_trees(self, named: set[str], parents: set[str], found: Rows) -> None:
+        """Goes on from what `_trees_query` found to the roots and, level by level, to the descendants of the parents.
+
+        Whether a job is new here does not matter: one that was loaded for another reason may have children that were not.
+        """
         uow = self._uow
-        parents = ending
-        while named or parents:
-            parameters = {"ids": self._bulk.list_of(named), "parents": self._bulk.list_of(parents)}
-            before = uow.live.keys() | set()
-            if parents:
-                uow.load(map(rows.live_job, self._read(self._sql.live_with_children, parameters)))
-            else:
-                uow.load(map(rows.live_job, self._read(self._sql.live, {"ids": parameters["ids"]})))
-            new = uow.live.keys() - before
-            parents = {id_ for id_ in new if uow.live[id_].parent_id in ending or uow.live[id_].parent_id in parents}
-            named = {uow.live[id_].root_id for id_ in new} - uow.live.keys()
+        asked, descended = set(named), set(parents)
+        while True:
+            loaded = list(map(rows.live_job, found))
+            uow.load(loaded)
+            parents = {child for id_ in parents for child in uow.children.get(id_, ()) if child in uow.live} - descended
+            named = {job.root_id for job in loaded} - uow.live.keys() - asked
+            if not named and not parents:
+                return
+            asked |= named
+            descended |= parents
+            [found] = self._read(self._trees_query(named, parents))
+
+    def _take_held(self, found: Rows) -> None:
+        """What was leased by earlier calls with the ids of this batch's claims."""
+        held = list(map(rows.live_job, found))
+        self._uow.load(held)
+        for job in held:
+            self._held[job.claim_id].append(job.id)
 
     def _load_claimed(self, ids: set[str]) -> None:
         """What workers are given with the leases of these jobs, and the roots of them."""
         uow = self._uow
-        if missing := ids - (uow.live.keys() & uow.jobs.keys()):
-            found = self._read(self._sql.claimed, {"ids": self._bulk.list_of(missing)})
-            for live, job in map(rows.claimed_job, found):
-                uow.load((live,))
-                uow.jobs[job.id] = job
-        if roots := {uow.live[id_].root_id for id_ in ids} - uow.live.keys():
-            self._load_trees(roots, set())
+        missing = ids - (uow.live.keys() & uow.jobs.keys())
+        claimed, roots = self._read(
+            self._query(self._sql.claimed, ids=missing), self._query(self._sql.roots_of, ids=missing)
+        )
+        for live, job in map(rows.claimed_job, claimed):
+            uow.load((live,))
+            uow.jobs[job.id] = job
+        uow.load(map(rows.live_job, roots))
         self._load_attempt_errors([id_ for id_ in ids if uow.live[id_].attempt])
 
     def _load_attempt_errors(self, ids: Sequence[str]) -> None:
-        if ids:
-            found = self._read(self._sql.attempt_errors, {"ids": self._bulk.list_of(ids)})
-            for job_id, errors in rows.attempt_errors_of(found).items():
-                self._uow.jobs[job_id].attempt_errors = errors
+        [found] = self._read(self._query(self._sql.attempt_errors, ids=ids))
+        for job_id, errors in rows.attempt_errors_of(found).items():
+            self._uow.jobs[job_id].attempt_errors = errors
 
-    def _load_heads(self, roots: set[str]) -> None:
-        ends = select(tables.audit.c.root_id, tables.audit.c.sequence, tables.audit.c.hash)
-        for root_id in roots:
-            last = ends.where(tables.audit.c.root_id == root_id).order_by(tables.audit.c.sequence.desc()).limit(1)
-            row = self._connection.execute(last).first()
-            self._heads[root_id] = AuditHead(row.sequence, row.hash) if row else AuditHead()
+    def _load_audit_logs(self, audits: Sequence[AppendAudit]) -> None:
+        root_ids = {op.root_id for op in audits}
+        append_ids = {op.append_id for op in audits} - {""}
+        ends, appends = self._read(
+            self._query(self._sql.audit_ends, ids=root_ids),
+            self._query(self._sql.audit_appends, ids=root_ids, append_ids=append_ids) if append_ids else None,
+        )
+        self._audit_logs.update((root_id, AuditLog(sequence, hash_)) for root_id, sequence, hash_ in ends)
+        for root_id, append_id in appends:
+            self._audit_logs[root_id].append_ids.add(append_id)
 
     # Deciding
 
     def _append_audit(self, op: AppendAudit) -> int:
-        if op.root_id not in self._uow.jobs and op.root_id not in self._uow.live:
+        if self._uow.find(op.root_id) is None:
             raise ServiceError(ErrorReason.JOB_NOT_FOUND, f"no job has the id {op.root_id}")
-        head = self._heads[op.root_id]
-        if op.append_id:
-            same = (tables.audit.c.root_id == op.root_id) & (tables.audit.c.append_id == op.append_id)
-            if self._connection.execute(select(tables.audit.c.sequence).where(same).limit(1)).first():
-                return head.sequence
-        records = [head.chain(op, entry, self._uow.now) for entry in op.entries]
-        self._connection.execute(insert(tables.audit), [rows.audit_values(record) for record in records])
-        return head.sequence
+        log = self._audit_logs[op.root_id]
+        self._audit_records += log.append(op, self._uow.now)
+        return log.sequence
 
-    def _pass_time(self, op: PassTime) -> int:
-        found = self._read(self._sql.live_due, {"now": self._uow.now, "limit": op.limit})
-        due = [job.id for job in map(rows.live_job, found)]
-        if due:
-            self._load_trees(set(due), set(due))
-        for job_id in due:
-            if job := self._uow.live.get(job_id):  # it may have ended with its parent
+    def _pass_time(self, op: PassTime) -> None:
+        for job_id in op.job_ids:
+            if job := self._uow.live.get(job_id):  # it may have ended, with its parent or by itself
                 operations.pass_time(self._uow, job)
-        return len(due)
 
     def _recount(self) -> None:
         self.changes.counts = Counter()
-        for phase, lane, number in self._read(self._sql.counts):
+        [found] = self._read((self._sql.counts, {}))
+        for phase, lane, number in found:
             self.changes.counts[parse_lane(lane)[0], Phase(phase)] += number
 
     def _claim(self, claimers: Sequence[Claimer]) -> list[list[Lease]]:
-        kinds = frozenset[str]().union(*(claimer.kinds for claimer in claimers))
-        wanted = sum(claimer.max_jobs for claimer in claimers)
-        waiting = self._read(self._sql.waiting, {"kinds": self._bulk.list_of(kinds), "wanted": wanted})
-        by_lane: dict[str, int] = {}
-        if self._policy.has_limits or len({lane for lane, _, _ in waiting}) > 1:
-            by_lane = dict(self._read(self._sql.running))
-        allotted = allot(claimers, waiting, Running(by_lane), self._policy)
-        ids = {job_id for job_ids in allotted for job_id in job_ids}
-        if ids:
-            self._load_claimed(ids)
-        # A job whose deadline has passed is left to the sweeper, which is about to end it.
-        return [
-            [self._lease(id_, claimer.worker_id) for id_ in job_ids if self._uow.live[id_].deadline > self._uow.now]
-            for claimer, job_ids in zip(claimers, allotted, strict=True)
-        ]
+        """Leases for each claimer; those of an earlier call with the same id when that had any."""
+        keys = [claimer.claim_id or number for number, claimer in enumerate(claimers)]
+        asking = dict(zip(keys, claimers, strict=True))  # a call and its repeat may have come into one batch
+        given = {claim_id: ids for claim_id in self._held if (ids := self._still_held(claim_id))}
+        new = [key for key in asking if key not in given]
+        job_ids = dict(zip(new, self._allot([asking[key] for key in new]), strict=True)) | given
+        self._load_claimed({job_id for ids in job_ids.values() for job_id in ids})
+        leases = {key: [self._lease(id_, claimer) for id_ in job_ids[key]] for key, claimer in asking.items()}
+        return [leases[key] for key in keys]
 
-    def _lease(self, job_id: str, worker_id: str) -> Lease:
+    def _still_held(self, claim_id: str) -> list[str]:
+        held = (job for job_id in self._held[claim_id] if (job := self._uow.live.get(job_id)))
+        return [job.id for job in held if job.phase is Phase.RUNNING and job.claim_id == claim_id]
+
+    def _allot(self, claimers: Sequence[Claimer]) -> list[list[str]]:
+        """Ids of waiting jobs for each claimer. Few of each lane are looked at, and more only when a lane has given all of them."""
+        if not claimers:
+            return []
+        wanted = sum(claimer.max_jobs for claimer in claimers)
+        waiting, share = self._waiting(claimers, wanted, FEW_PER_LANE)
+        allotted = self._dealt(claimers, waiting)
+        if share < wanted and is_any_used_up(waiting, share, allotted):
+            waiting, _ = self._waiting(claimers, wanted, wanted)
+            allotted = self._dealt(claimers, waiting)
+        jobs = {job.id: job for job in waiting}
+        return [self._fitting([jobs[job_id] for job_id in job_ids]) for job_ids in allotted]
+
+    def _waiting(self, claimers: Sequence[Claimer], wanted: int, least: int) -> tuple[list[WaitingJob], int]:
+        """The oldest jobs of each lane, and how many of each were looked for: at least `least`, and more when the lanes are few."""
+        kinds = frozenset[str]().union(*(claimer.kinds for claimer in claimers))
+        limits = {"now": self._uow.now, "wanted": wanted, "least": least}
+        [found] = self._read((self._sql.waiting, {"kinds": self._bulk.list_of(kinds), **limits}))
+        return [WaitingJob(*row[:-1]) for row in found], found[0][-1] if found else wanted
+
+    def _dealt(self, claimers: Sequence[Claimer], waiting: Sequence[WaitingJob]) -> list[list[str]]:
+        by_lane: dict[str, int] = {}
+        if self._policy.has_limits or len({job.lane for job in waiting}) > 1:
+            [running] = self._read((self._sql.running, {}))
+            by_lane = dict(running)
+        return allot(claimers, waiting, Running(by_lane), self._policy)
+
+    def _fitting(self, jobs: Sequence[WaitingJob]) -> list[str]:
+        """As many as one message can carry, but one at least; the others are left to whoever comes next."""
+        total = 0
+        for number, job in enumerate(jobs):
+            total += job.content_bytes
+            if number and total > CLAIM_BYTES:
+                self.changes.readied.update(parse_lane(left.lane)[0] for left in jobs[number:])
+                return [job.id for job in jobs[:number]]
+        return [job.id for job in jobs]
+
+    def _lease(self, job_id: str, claimer: Claimer) -> Lease:
         live = self._uow.live[job_id]
-        self._uow.lease(live, worker_id)
+        if live.phase is Phase.RUNNING:  # its claim is repeated
+            self._uow.renew(live)
+        else:
+            self._uow.lease(live, claimer.worker_id, claimer.claim_id)
         return Lease(self._uow.jobs[job_id].stands_as(live), live.fencing_token, live.lease_expire_time)
 
     # Writing
@@ -297,11 +381,14 @@ class Transaction:
         self._write(sql.update_ended, ended)
         self._write(sql.insert_events, [rows.event_values(event) for event in uow.events])
         self._write(sql.insert_stops, [rows.stop_values(stop) for stop in uow.stops])
+        self._write(sql.insert_audit, [rows.audit_values(record) for record in self._audit_records])
         texts = [(job.id,) for job, _ in uow.ended.values() if job.has_text]
         self._write(sql.insert_compactions, texts)
         self.changes.events = uow.events
         self.changes.stops = uow.stops
         self.changes.moved = uow.moved
+        self.changes.readied.update(job.kind for job in uow.readied.values())
+        self.changes.freed = uow.freed
 
     def _write(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
         self._bulk.write(self._connection, statement, values)

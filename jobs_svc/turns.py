@@ -6,6 +6,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jobs_svc.job import parse_lane
 from jobs_svc.policy import Policy, limit_of
@@ -13,11 +14,21 @@ from jobs_svc.policy import Policy, limit_of
 
 @dataclass(frozen=True, slots=True)
 class Claimer:
-    """A worker that asks for up to `max_jobs` jobs of some kinds."""
+    """A worker that asks for up to `max_jobs` jobs of some kinds. An id makes the claim safe to repeat."""
 
     worker_id: str
     kinds: frozenset[str]
     max_jobs: int
+    claim_id: str = ""
+
+
+class WaitingJob(NamedTuple):
+    """A job that can be leased. `age` is its time of creation; `content_bytes` is what its lease would carry."""
+
+    lane: str
+    age: int
+    id: str
+    content_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -48,24 +59,26 @@ class Running:
         return self._tenants[tenant]
 
     def has_room(self, policy: Policy, kind: str, tenant: str) -> bool:
-        of_kind, of_tenant = limit_of(policy.kind_limits, kind), limit_of(policy.tenant_limits, kind)
-        return (of_kind is None or self._kinds[kind] < of_kind) and (
-            of_tenant is None or self._both[kind, tenant] < of_tenant
+        counted = (
+            (limit_of(policy.kind_limits, kind), self._kinds[kind]),
+            (limit_of(policy.tenant_limits, kind), self._both[kind, tenant]),
+            (policy.tenant_limit, self._tenants[tenant]),
         )
+        return all(limit is None or running < limit for limit, running in counted)
 
 
 def allot(
-    claimers: Sequence[Claimer], waiting: Iterable[tuple[str, int, str]], running: Running, policy: Policy
+    claimers: Sequence[Claimer], waiting: Iterable[WaitingJob], running: Running, policy: Policy
 ) -> list[list[str]]:
-    """Job ids for each claimer, in turn. `waiting` are (lane, age, job id), oldest first within a lane.
+    """Job ids for each claimer, in turn. `waiting` is sorted by age within each lane.
 
     Jobs are dealt one at a time, so that no worker sits idle while another takes more than its share. `running` is updated.
     """
     lanes: dict[str, _Lane] = {}
-    for name, age, job_id in waiting:
-        if (lane := lanes.get(name)) is None:
-            lane = lanes[name] = _Lane(*parse_lane(name))
-        lane.waiting.append((age, job_id))
+    for job in waiting:
+        if (lane := lanes.get(job.lane)) is None:
+            lane = lanes[job.lane] = _Lane(*parse_lane(job.lane))
+        lane.waiting.append((job.age, job.id))
     turns = {kinds: _Turns(lanes, kinds, running, policy) for kinds in {claimer.kinds for claimer in claimers}}
     out: list[list[str]] = [[] for _ in claimers]
     hungry = deque(range(len(claimers)))
@@ -77,6 +90,13 @@ def allot(
             out[number].append(taken)
             hungry.append(number)
     return out
+
+
+def is_any_used_up(waiting: Iterable[WaitingJob], share: int, allotted: Iterable[Iterable[str]]) -> bool:
+    """Whether a lane of which only the first `share` jobs were known has given all of them, so that its next may have been due."""
+    taken = {job_id for job_ids in allotted for job_id in job_ids}
+    given = Counter(job.lane for job in waiting if job.id in taken)
+    return any(number >= share for number in given.values())
 
 
 class _Turns:

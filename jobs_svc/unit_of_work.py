@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from jobs_svc.events import Body, Event, StateChange, Text
-from jobs_svc.job import AttemptError, Ending, Job, LiveJob, Phase, Stop
+from jobs_svc.job import AttemptError, Ended, Ending, Job, LiveJob, Phase, Stop
 from jobs_svc.policy import Policy
 from svc_common.endings import EndReason, JobState
 
@@ -39,6 +39,21 @@ class UnitOfWork:
     stops: list[Stop] = field(default_factory=list)
     # Unfinished jobs by kind and phase: what this transaction adds and takes away.
     moved: Counter[tuple[str, Phase]] = field(default_factory=Counter)
+    # Jobs that this transaction made ready and nobody has leased in it, by id; and the ends of leases by kind of job. Unlike
+    # `moved` these are not netted: another job that was leased meanwhile makes up for neither.
+    readied: dict[str, LiveJob] = field(default_factory=dict)
+    freed: Counter[str] = field(default_factory=Counter)
+
+    def find(self, job_id: str) -> LiveJob | Ended | None:
+        """A job as it stands now; None when there is none or nobody named it."""
+        if live := self.live.get(job_id):
+            return live
+        if job_id in self.ended:
+            job, ending = self.ended[job_id]
+            return Ended(job.fencing_token, ending.token)
+        if record := self.jobs.get(job_id):
+            return Ended(record.fencing_token, record.end_token)
+        return None
 
     def load(self, jobs: Iterable[LiveJob]) -> None:
         for job in jobs:
@@ -54,6 +69,8 @@ class UnitOfWork:
         self.unwritten.add(job.id)
         self.load((live,))
         self.moved[job.kind, live.phase] += 1
+        if live.phase is Phase.READY:
+            self.readied[live.id] = live
 
     def append(self, job: LiveJob, body: Body) -> None:
         """Appends an event about an unfinished job to the log of its root."""
@@ -66,27 +83,49 @@ class UnitOfWork:
 
     def move(self, job: LiveJob, phase: Phase) -> None:
         kind = job.kind
-        self.moved[kind, job.phase] -= 1
         self.moved[kind, phase] += 1
+        self._leave(job, kind)
         job.phase = phase
         self.changed[job.id] = job
+        if phase is Phase.READY:
+            self.readied[job.id] = job
 
-    def lease(self, job: LiveJob, worker_id: str) -> None:
+    def _leave(self, job: LiveJob, kind: str) -> None:
+        """Counts a job out of its phase."""
+        self.moved[kind, job.phase] -= 1
+        self.readied.pop(job.id, None)
+        if job.phase is Phase.RUNNING:
+            self.freed[kind] += 1
+
+    def lease(self, job: LiveJob, worker_id: str, claim_id: str) -> None:
         """Gives a worker the right to work on a queued job."""
         self.move(job, Phase.RUNNING)
         job.worker_id = worker_id
+        job.claim_id = claim_id
         job.fencing_token += 1
         job.attempt += 1
         job.report_number = 0
         job.start_time = self.now
-        job.lease_expire_time = self.now + self.policy.lease_time
+        self.renew(job)
         self.append(job, StateChange(job.kind, JobState.RUNNING, attempt=job.attempt))
+
+    def renew(self, job: LiveJob) -> None:
+        """Lets a running job's lease last as long as a new one."""
+        job.lease_expire_time = self.now + self.policy.lease_time
+        self.changed[job.id] = job
+
+    def save(self, job: LiveJob, checkpoint: bytes) -> None:
+        """Replaces a job's checkpoint."""
+        self.checkpoints[job.id] = checkpoint
+        job.checkpoint_bytes = len(checkpoint)
+        if record := self.jobs.get(job.id):
+            record.checkpoint = checkpoint
 
     def requeue(self, job: LiveJob, delay: int, reason: EndReason, message: str = "") -> None:
         """Takes a running job's lease away and lets it wait again."""
         attempt = job.attempt
         job.due_time = self.now + delay
-        job.worker_id = ""
+        job.worker_id = job.claim_id = ""
         job.lease_expire_time = 0
         self.move(job, Phase.DELAYED if delay > 0 else Phase.READY)
         self.append(job, StateChange(job.kind, JobState.QUEUED, reason, attempt=attempt, message=message))
@@ -107,7 +146,7 @@ class UnitOfWork:
             job,
             StateChange(job.kind, ending.state, ending.reason, ending.is_partial, job.attempt, ending.message),
         )
-        self.moved[job.kind, job.phase] -= 1
+        self._leave(job, job.kind)
         del self.live[job.id]
         self.changed.pop(job.id, None)
         self.gone.append(job.id)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from jobs_svc import rows
-from jobs_svc.events import Event, merged
-from jobs_svc.reads import Reads
+from jobs_svc.events import merged
+from jobs_svc.reads import Reads, page_of_log
 from jobs_svc.tables import attempt_errors, audit, compactions, events, jobs, stops
 from jobs_svc.transaction import Operation, Upkeep
 from jobs_svc.watches import STOP_MEMORY
@@ -23,8 +23,22 @@ PAUSE_SECONDS = 0.05  # between steps, so that callers are not held up
 IDLE_SECONDS = 1.0
 
 
+_GONE = delete(events).where(
+    events.c.root_id == bindparam("root"),
+    events.c.sequence >= bindparam("first"),
+    events.c.sequence < bindparam("last"),
+)
+_MERGED = (
+    update(events)
+    .where(events.c.root_id == bindparam("root"), events.c.sequence == bindparam("last"))
+    .values(first_sequence=bindparam("first"), data=bindparam("text"), pieces=bindparam("lengths"))
+)
+_DONE = delete(compactions).where(compactions.c.root_id == bindparam("root"))
+
+
 class Compactor:
-    """Merges the text of logs whose roots have ended. Safe to run in several replicas: all come to the same entries."""
+    """Merges the text of logs whose roots have ended. Several replicas may be at one log: each page is read, merged and written in
+    one step, which is one replica's alone."""
 
     def __init__(self, committer: GroupCommitter[Operation, Any], reads: Reads) -> None:
         self._committer = committer
@@ -40,41 +54,25 @@ class Compactor:
                 await asyncio.sleep(IDLE_SECONDS)
 
     async def _compact(self, root_id: str) -> None:
-        sequence, is_all = 0, False
-        while not is_all:
-            page = await self._reads.log(root_id, sequence)
-            is_all = page.is_all
-            if page.events:
-                sequence = page.events[-1].sequence
-                await self._committer.submit(Upkeep(_rewrite(root_id, page.events)))
-        done = delete(compactions).where(compactions.c.root_id == root_id)
-        await self._committer.submit(Upkeep(lambda connection: connection.execute(done)))
+        sequence: int | None = 0
+        while sequence is not None:
+            sequence = await self._committer.submit(Upkeep(partial(_merge_page, root_id, sequence)))
 
 
-def _rewrite(root_id: str, page: Sequence[Event]) -> Any:
-    """The step that replaces a page of a log by its merged form."""
-    kept = merged(page)
-    was = {event.sequence: event for event in page}
-    changed = [event for event in kept if event != was[event.sequence]]
-    gone = sorted(was.keys() - {event.sequence for event in kept})
-    in_log = events.c.root_id == root_id
-
-    def work(connection: Connection) -> None:
-        if not changed:
-            return
-        connection.execute(delete(events).where(in_log, events.c.sequence.in_(gone)))
-        values = [dict(zip(rows.EVENT_COLUMNS, rows.event_values(event), strict=True)) for event in changed]
-        connection.execute(
-            update(events)
-            .where(in_log, events.c.sequence == bindparam("at"))
-            .values(first_sequence=bindparam("from"), data=bindparam("text"), pieces=bindparam("lengths")),
-            [
-                {"at": v["sequence"], "from": v["first_sequence"], "text": v["data"], "lengths": v["pieces"]}
-                for v in values
-            ],
-        )
-
-    return work
+def _merge_page(root_id: str, after_sequence: int, connection: Connection) -> int | None:
+    """Merges the text of a page of a log. Returns where the next page begins, None when it was the last."""
+    page = page_of_log(connection, root_id, after_sequence)
+    was = {event.sequence: event for event in page.events}
+    values = [rows.event_values(event) for event in merged(page.events) if event is not was[event.sequence]]
+    if changed := [dict(zip(rows.EVENT_COLUMNS, row, strict=True)) for row in values]:
+        runs = [{"root": root_id, "first": row["first_sequence"], "last": row["sequence"]} for row in changed]
+        connection.execute(_GONE, runs)
+        texts = [{"text": row["data"], "lengths": row["pieces"]} for row in changed]
+        connection.execute(_MERGED, [run | text for run, text in zip(runs, texts, strict=True)])
+    if page.is_all:
+        connection.execute(_DONE, {"root": root_id})
+        return None
+    return page.events[-1].sequence
 
 
 class Retention:

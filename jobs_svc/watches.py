@@ -85,12 +85,21 @@ class LogWatch:
         if self._is_slow:
             raise ServiceError(ErrorReason.WATCHER_TOO_SLOW, "events came faster than they were read; watch again")
         events = [event for event in self._events if event.sequence > sequence]
-        if self._is_behind or (events and events[0].first_sequence > sequence + 1):
+        if self._is_behind or not _follows_on(events, sequence):
             return None
         self._events.clear()
         self._count = self._bytes = 0
         self._news.clear()
         return events
+
+
+def _follows_on(events: Iterable[Event], sequence: int) -> bool:
+    """Whether nothing is missing from `sequence` on; between two commits of ours there may be one of another replica."""
+    for event in events:
+        if event.first_sequence > sequence + 1:
+            return False
+        sequence = event.sequence
+    return True
 
 
 def _size(event: Event) -> int:
@@ -164,9 +173,13 @@ class StopWatch:
 
     def offer(self, stop: Stop) -> None:
         key = stop.job_id, stop.fencing_token
-        if key not in self._sent:
-            self._stops[key] = stop
-            self._news.set()
+        if key in self._sent:
+            return
+        self._stops[key] = stop
+        self._news.set()
+        if len(self._stops) > STOPS_REMEMBERED:
+            self._stops.clear()
+            self.close(ServiceError(ErrorReason.WATCHER_TOO_SLOW, "stops came faster than they were read; watch again"))
 
     def close(self, error: ServiceError) -> None:
         self._closed = error
@@ -226,13 +239,19 @@ class Waiter:
 
     def __init__(self, claimer: Claimer) -> None:
         self.claimer = claimer
-        self.woken_for = ""  # the kind of job that is ready
         self.claim: asyncio.Future[Taken] | None = None  # made for it already, in the commit that makes the job ready
+        self.is_idle = False
+        # Kinds of jobs that became ready and that nobody else was told of.
+        self.woken_for: set[str] = set()
         self._ready = asyncio.Event()
 
     def wake(self, kind: str, claim: asyncio.Future[Taken] | None = None) -> None:
-        self.woken_for = kind
+        self.woken_for.add(kind)
         self.claim = claim
+        self._ready.set()
+
+    def dismiss(self) -> None:
+        """Lets it see that its wait is over."""
         self._ready.set()
 
     @property
@@ -241,17 +260,24 @@ class Waiter:
 
     async def ready(self, give_up: float) -> bool:
         """Waits to be woken, until `give_up` of the loop's clock; whether it was."""
+        self.is_idle = True
         with suppress(TimeoutError):
             async with asyncio.timeout_at(give_up):
                 await self._ready.wait()
+        self.is_idle = False
         return self._ready.is_set()
 
     def take_claim(self) -> asyncio.Future[Taken] | None:
-        """Goes on waiting after the claim that is returned, if it was made for it."""
+        """The claim that was made for it, if any. It can be woken again from here on."""
         claim, self.claim = self.claim, None
-        self.woken_for = ""
         self._ready.clear()
         return claim
+
+    def has_taken(self, kinds: Iterable[str]) -> None:
+        """It claimed, and these are the kinds of what it got. What it was woken for is gone when that was nothing at all."""
+        self.woken_for.difference_update(kinds)
+        if not kinds and not self.is_woken:
+            self.woken_for.clear()
 
 
 class Waiters:
@@ -274,17 +300,24 @@ class Waiters:
             yield waiter
         finally:
             del self._waiters[waiter]
-            if waiter.woken_for and waiter.claim is None:  # it left, and the job is still there
-                self.wake(waiter.woken_for, 1)
+            for kind in waiter.woken_for:  # it left, or took something else, and the job is still there
+                self.wake(kind, 1)
 
     def choose(self, kind: str, number: int) -> list[Waiter]:
-        """As many of those that wait as there are jobs for; the others would come in vain."""
-        able = (waiter for waiter in self._waiters if not waiter.is_woken and kind in waiter.claimer.kinds)
-        return list(islice(able, max(0, number)))
+        """As many of those that do nothing but wait as there are jobs for, to claim in their place."""
+        return list(islice((waiter for waiter in self._able(kind) if waiter.is_idle), number))
 
     def wake(self, kind: str, number: int) -> None:
-        for waiter in self.choose(kind, number):
+        """Wakes as many as there are jobs for; the others would come in vain."""
+        for waiter in list(islice(self._able(kind), number)):
             waiter.wake(kind)
+
+    def wake_all(self, number: int) -> None:
+        for kind in self.kinds:
+            self.wake(kind, number)
+
+    def _able(self, kind: str) -> Iterator[Waiter]:
+        return (waiter for waiter in self._waiters if not waiter.is_woken and kind in waiter.claimer.kinds)
 
     def is_over(self, waiter: Waiter) -> bool:
         """Whether it shall claim no more; a claim that was made for it already is still its own."""
@@ -299,11 +332,10 @@ class Waiters:
         if len(self._retired) > RETIRED_REMEMBERED:
             del self._retired[next(iter(self._retired))]
         for waiter in self._waiters:
-            if waiter.claimer.worker_id == worker_id and not waiter.is_woken:
-                waiter.wake("")
+            if waiter.claimer.worker_id == worker_id:
+                waiter.dismiss()
 
     def close(self) -> None:
         self._is_closed = True
         for waiter in self._waiters:
-            if not waiter.is_woken:
-                waiter.wake("")
+            waiter.dismiss()

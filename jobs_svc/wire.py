@@ -58,10 +58,15 @@ def _outcome_from(message: jobs_pb2.JobReport) -> Outcome | None:
             return Success(success.result, success.is_partial, EndReason(success.reason))
         case "failure":
             failure = message.failure
-            return Failure(EndReason(failure.reason), failure.message, failure.retryable, failure.result)
+            return Failure(EndReason(failure.reason), storable(failure.message), failure.retryable, failure.result)
         case "release":
             return Release(from_duration(message.release.delay))
     return None
+
+
+def storable(message: str) -> str:
+    """A message for people, without what PostgreSQL takes in no text: to refuse it would lose the outcome that it comes with."""
+    return message.replace("\x00", "")
 
 
 def filter_from(message: jobs_pb2.ListJobsRequest) -> JobFilter:
@@ -79,14 +84,15 @@ def filter_from(message: jobs_pb2.ListJobsRequest) -> JobFilter:
     )
 
 
-def job_to(job: Job) -> jobs_pb2.Job:
+def job_to(job: Job, *, with_input: bool = True) -> jobs_pb2.Job:
+    """Without its input, payload and checkpoint, for those who have it already."""
     message = jobs_pb2.Job(
         id=job.id,
         root_id=job.root_id,
         parent_id=job.parent_id,
         tenant=job.tenant,
         kind=job.kind,
-        payload=job.payload,
+        payload=job.payload if with_input else b"",
         priority=job.priority,
         state=int(job.state),  # type: ignore[arg-type]  # numbers are the proto's; a test holds them alike
         end_reason=int(job.end_reason),  # type: ignore[arg-type]
@@ -95,7 +101,7 @@ def job_to(job: Job) -> jobs_pb2.Job:
         error_message=job.error_message,
         attempt=job.attempt,
         max_attempts=job.max_attempts,
-        checkpoint=job.checkpoint,
+        checkpoint=job.checkpoint if with_input else b"",
         traceparent=job.traceparent,
         labels=job.labels,
         last_sequence=0 if job.parent_id else job.last_sequence,
@@ -126,7 +132,8 @@ def lease_to(lease: Lease) -> jobs_pb2.Lease:
 
 def created_to(created: Created) -> jobs_pb2.CreatedJob:
     lease = lease_to(created.lease) if created.lease else None
-    return jobs_pb2.CreatedJob(job=job_to(created.job), created=created.created, lease=lease)
+    job = job_to(created.job, with_input=lease is None)
+    return jobs_pb2.CreatedJob(job=job, created=created.created, lease=lease)
 
 
 def reported_to(reported: Reported) -> jobs_pb2.ReportResult:

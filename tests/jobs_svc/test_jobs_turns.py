@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 
 from jobs_svc.job import lane_of
 from jobs_svc.policy import Policy
-from jobs_svc.turns import Claimer, Running, allot
+from jobs_svc.turns import Claimer, Running, WaitingJob, allot
 from tests.jobs_svc.client import Client, Services, new_job
 
 
-def waiting(*jobs: tuple[str, int, str]) -> list[tuple[str, int, str]]:
+def waiting(*jobs: tuple[str, int, str]) -> list[WaitingJob]:
     """Jobs as (kind, priority, tenant), in order of age; their ids are their positions."""
-    rows = [(lane_of(*job), age, str(age)) for age, job in enumerate(jobs)]
-    return sorted(rows)
+    return sorted(WaitingJob(lane_of(*job), age, str(age)) for age, job in enumerate(jobs))
 
 
 def worker(jobs: int = 1, *kinds: str) -> Claimer:
@@ -37,6 +36,12 @@ def test_limits_hold_back_a_kind_and_a_tenant_but_nobody_else() -> None:
     jobs = waiting(("k", 0, "a"), ("k", 0, "a"), ("k", 0, "b"), ("k", 0, "c"), ("free", 0, "a"))
     running = Running({lane_of("k", 0, "z"): 1})
     assert allot([worker(10, "k", "free")], jobs, running, policy) == [["0", "2", "4"]]
+
+
+def test_a_tenants_limit_counts_its_jobs_of_all_kinds() -> None:
+    jobs = waiting(("k", 0, "a"), ("l", 0, "a"), ("k", 0, "b"), ("l", 0, "b"))
+    running = Running({lane_of("other", 0, "a"): 1})
+    assert allot([worker(10, "k", "l")], jobs, running, Policy(tenant_limit=2)) == [["2", "0", "3"]]
 
 
 async def test_limits_hold_over_the_wire_and_room_wakes_who_waits(services: Services) -> None:

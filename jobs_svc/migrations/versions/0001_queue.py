@@ -77,6 +77,7 @@ def upgrade() -> None:
         number("create_time"),
         number("deadline"),
         sa.Column("max_attempts", sa.Integer, nullable=False),
+        sa.Column("payload_bytes", sa.Integer, nullable=False),
         small("phase"),
         number("due_time"),
         sa.Column("attempt", sa.Integer, nullable=False),
@@ -88,12 +89,16 @@ def upgrade() -> None:
         number("start_time"),
         number("last_sequence"),
         flag("has_text"),
+        key("claim_id"),
+        sa.Column("checkpoint_bytes", sa.Integer, nullable=False),
         number("wake_time"),
         sqlite_with_rowid=False,
     )
     op.create_index("live_by_turn", "live", ["phase", "lane", "create_time"])
     op.create_index("live_by_wake_time", "live", ["wake_time"])
     op.create_index("live_by_parent", "live", ["parent_id"], postgresql_where=has_parent, sqlite_where=has_parent)
+    has_claim = sa.text("claim_id <> ''")
+    op.create_index("live_by_claim", "live", ["claim_id"], postgresql_where=has_claim, sqlite_where=has_claim)
     op.create_table(
         "events",
         key("root_id", primary_key=True),

@@ -304,6 +304,7 @@ class CreateJobsRequest(_message.Message):
     CLAIM_FOR_WORKER_ID_FIELD_NUMBER: _builtins.int
     MAX_UNFINISHED_ROOTS_OF_TENANT_FIELD_NUMBER: _builtins.int
     MAX_UNFINISHED_ROOTS_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
     claim_for_worker_id: _builtins.str
     """When set, the new jobs are leased to this worker as they are created, whatever their turn would be; jobs that exist already
     are not.
@@ -314,6 +315,10 @@ class CreateJobsRequest(_message.Message):
     """
     max_unfinished_roots: _builtins.int
     """The same over all tenants."""
+    claim_id: _builtins.str
+    """Unique id of this call. Makes the leases safe to repeat: a call with an id that was used before returns the leases of then that
+    still last, renewed. Default (empty): a repeated call returns the jobs without their leases.
+    """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewJob]:
         """The jobs. At most 1000. A parent may be created in the same call, before its children."""
@@ -325,10 +330,11 @@ class CreateJobsRequest(_message.Message):
         claim_for_worker_id: _builtins.str = ...,
         max_unfinished_roots_of_tenant: _builtins.int = ...,
         max_unfinished_roots: _builtins.int = ...,
+        claim_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_for_worker_id", b"claim_for_worker_id", "jobs", b"jobs", "max_unfinished_roots", b"max_unfinished_roots", "max_unfinished_roots_of_tenant", b"max_unfinished_roots_of_tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_for_worker_id", b"claim_for_worker_id", "claim_id", b"claim_id", "jobs", b"jobs", "max_unfinished_roots", b"max_unfinished_roots", "max_unfinished_roots_of_tenant", b"max_unfinished_roots_of_tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,11 +377,11 @@ class CreatedJob(_message.Message):
     """False when it existed already."""
     @_builtins.property
     def job(self) -> Global___Job:
-        """The job as it stands."""
+        """The job as it stands; beside a lease, which holds the whole job, without payload and checkpoint."""
 
     @_builtins.property
     def lease(self) -> Global___Lease:
-        """The lease, when the call asked for one and this job was created."""
+        """The lease, when the call asked for one and this job was created, now or by an earlier call with the same `claim_id`."""
 
     def __init__(
         self,
@@ -586,10 +592,15 @@ class ClaimJobsRequest(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     MAX_JOBS_FIELD_NUMBER: _builtins.int
     MAX_WAIT_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Name of the worker process, unique among those that run, e.g. host, process id and a random part. Required."""
     max_jobs: _builtins.int
     """At most this many leases. Default (0) is 1, at most 256."""
+    claim_id: _builtins.str
+    """Unique id of this call. Makes it safe to repeat: a call with an id that was used before returns the leases of then that still
+    last, renewed, and claims only if there are none. Default (empty): not safe to repeat.
+    """
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Kinds of work it can do. Required."""
@@ -605,10 +616,11 @@ class ClaimJobsRequest(_message.Message):
         kinds: _abc.Iterable[_builtins.str] | None = ...,
         max_jobs: _builtins.int = ...,
         max_wait: _duration_pb2.Duration | None = ...,
+        claim_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_wait", b"max_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "max_jobs", b"max_jobs", "max_wait", b"max_wait", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "kinds", b"kinds", "max_jobs", b"max_jobs", "max_wait", b"max_wait", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -789,7 +801,7 @@ class Failure(_message.Message):
     reason: _common_pb2.EndReason.ValueType
     """Why."""
     message: _builtins.str
-    """For a human, without driver or stack text. At most 4096 characters."""
+    """For a human, without driver or stack text. At most 4096 characters; NUL characters are dropped."""
     retryable: _builtins.bool
     """True when another attempt may succeed: the job is queued again, after a delay, while it has attempts and time left."""
     result: _builtins.bytes
@@ -819,7 +831,7 @@ class Release(_message.Message):
     DELAY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
-        """Not leased again before this much time has passed. Default: at once."""
+        """Not leased again before this much time has passed. Default: at once, at most a day."""
 
     def __init__(
         self,
@@ -878,8 +890,11 @@ class NextClaim(_message.Message):
 
     KINDS_FIELD_NUMBER: _builtins.int
     MAX_JOBS_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
     max_jobs: _builtins.int
     """At most this many leases. Default (0) is 1, at most 256."""
+    claim_id: _builtins.str
+    """As in ClaimJobsRequest."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Kinds of work the worker can do. Required."""
@@ -889,10 +904,11 @@ class NextClaim(_message.Message):
         *,
         kinds: _abc.Iterable[_builtins.str] | None = ...,
         max_jobs: _builtins.int = ...,
+        claim_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "max_jobs", b"max_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "kinds", b"kinds", "max_jobs", b"max_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1055,7 +1071,7 @@ class AbortJobsRequest(_message.Message):
     reason: _common_pb2.EndReason.ValueType
     """Why. Default: CANCELLED."""
     message: _builtins.str
-    """For a human. At most 1024 characters."""
+    """For a human. At most 1024 characters; NUL characters are dropped."""
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the jobs. At most 1000."""

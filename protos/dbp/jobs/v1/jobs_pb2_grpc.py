@@ -28,9 +28,9 @@ if _version_not_supported:
 class JobsServiceStub:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
-    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
-    further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
+    INVALID_ARGUMENT; further errors are named per RPC.
     """
 
     def __init__(self, channel):
@@ -104,9 +104,9 @@ class JobsServiceStub:
 class JobsServiceServicer:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
-    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
-    further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
+    INVALID_ARGUMENT; further errors are named per RPC.
     """
 
     def CreateJobs(self, request, context):
@@ -140,6 +140,10 @@ class JobsServiceServicer:
         """Leases due jobs to a worker, waiting up to `max_wait` for the first one. Called by workers in a loop with their free slots.
 
         Order: priority (higher first), then fair between tenants, then age. A due job whose deadline has passed is ended, not leased.
+        Leases whose payloads and checkpoints would not fit into one message are left for the next call.
+
+        A lease that ends without a report costs an attempt, whether the worker died before it or after: a job that kills its workers
+        must end, too. A worker that lost the reply gets the same leases by repeating the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +169,7 @@ class JobsServiceServicer:
     def WatchStops(self, request, context):
         """Streams to a worker each of its leased jobs that must stop now: aborted, past its deadline, or leased to somebody else since.
         Called once per worker process and held open; on connection it repeats what is still to stop.
-        Ends with SERVICE_UNAVAILABLE when the service stops.
+        Ends with SERVICE_UNAVAILABLE when the service stops, and with WATCHER_TOO_SLOW when too many were not read; watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,7 +209,7 @@ class JobsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetQueueStats(self, request, context):
-        """Returns counters of the queue, which are kept up to date in memory and cost no scan.
+        """Returns counters of the queue. They are kept in memory; only the age of the oldest due job is read, at its place in an index.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,9 +289,9 @@ def add_JobsServiceServicer_to_server(servicer, server):
 class JobsService:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
-    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
-    further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
+    INVALID_ARGUMENT; further errors are named per RPC.
     """
 
     @staticmethod

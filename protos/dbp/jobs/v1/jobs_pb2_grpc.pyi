@@ -29,9 +29,9 @@ GRPC_VERSION: str
 class JobsServiceStub:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
-    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
-    further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
+    INVALID_ARGUMENT; further errors are named per RPC.
     """
 
     @_typing.overload
@@ -56,6 +56,10 @@ class JobsServiceStub:
     """Leases due jobs to a worker, waiting up to `max_wait` for the first one. Called by workers in a loop with their free slots.
 
     Order: priority (higher first), then fair between tenants, then age. A due job whose deadline has passed is ended, not leased.
+    Leases whose payloads and checkpoints would not fit into one message are left for the next call.
+
+    A lease that ends without a report costs an attempt, whether the worker died before it or after: a job that kills its workers
+    must end, too. A worker that lost the reply gets the same leases by repeating the call.
     """
     RetireWorker: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RetireWorkerRequest, _jobs_pb2.RetireWorkerResponse]
     """Says that a worker is shutting down: it gets no further leases, and its waiting claims end empty. The leases it holds stay its
@@ -69,7 +73,7 @@ class JobsServiceStub:
     WatchStops: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchStopsRequest, _jobs_pb2.WatchStopsResponse]
     """Streams to a worker each of its leased jobs that must stop now: aborted, past its deadline, or leased to somebody else since.
     Called once per worker process and held open; on connection it repeats what is still to stop.
-    Ends with SERVICE_UNAVAILABLE when the service stops.
+    Ends with SERVICE_UNAVAILABLE when the service stops, and with WATCHER_TOO_SLOW when too many were not read; watch again.
     """
     AbortJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.AbortJobsRequest, _jobs_pb2.AbortJobsResponse]
     """Ends jobs and all their descendants with state ABORTED. Running ones are told through WatchStops. Jobs that have ended stay
@@ -89,15 +93,15 @@ class JobsServiceStub:
     Errors: JOB_NOT_FOUND.
     """
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetQueueStatsRequest, _jobs_pb2.GetQueueStatsResponse]
-    """Returns counters of the queue, which are kept up to date in memory and cost no scan."""
+    """Returns counters of the queue. They are kept in memory; only the age of the oldest due job is read, at its place in an index."""
 
 @_typing.type_check_only
 class JobsServiceAsyncStub(JobsServiceStub):
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
-    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
-    further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
+    INVALID_ARGUMENT; further errors are named per RPC.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -119,6 +123,10 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """Leases due jobs to a worker, waiting up to `max_wait` for the first one. Called by workers in a loop with their free slots.
 
     Order: priority (higher first), then fair between tenants, then age. A due job whose deadline has passed is ended, not leased.
+    Leases whose payloads and checkpoints would not fit into one message are left for the next call.
+
+    A lease that ends without a report costs an attempt, whether the worker died before it or after: a job that kills its workers
+    must end, too. A worker that lost the reply gets the same leases by repeating the call.
     """
     RetireWorker: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RetireWorkerRequest, _jobs_pb2.RetireWorkerResponse]  # type: ignore[assignment]
     """Says that a worker is shutting down: it gets no further leases, and its waiting claims end empty. The leases it holds stay its
@@ -132,7 +140,7 @@ class JobsServiceAsyncStub(JobsServiceStub):
     WatchStops: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchStopsRequest, _jobs_pb2.WatchStopsResponse]  # type: ignore[assignment]
     """Streams to a worker each of its leased jobs that must stop now: aborted, past its deadline, or leased to somebody else since.
     Called once per worker process and held open; on connection it repeats what is still to stop.
-    Ends with SERVICE_UNAVAILABLE when the service stops.
+    Ends with SERVICE_UNAVAILABLE when the service stops, and with WATCHER_TOO_SLOW when too many were not read; watch again.
     """
     AbortJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.AbortJobsRequest, _jobs_pb2.AbortJobsResponse]  # type: ignore[assignment]
     """Ends jobs and all their descendants with state ABORTED. Running ones are told through WatchStops. Jobs that have ended stay
@@ -152,14 +160,14 @@ class JobsServiceAsyncStub(JobsServiceStub):
     Errors: JOB_NOT_FOUND.
     """
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetQueueStatsRequest, _jobs_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
-    """Returns counters of the queue, which are kept up to date in memory and cost no scan."""
+    """Returns counters of the queue. They are kept in memory; only the age of the oldest due job is read, at its place in an index."""
 
 class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
-    All calls are safe to repeat: creation is keyed by job id, reports by fencing token and number, audit records by `append_id`, the
-    rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT;
-    further errors are named per RPC.
+    All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
+    INVALID_ARGUMENT; further errors are named per RPC.
     """
 
     @_abc_1.abstractmethod
@@ -203,6 +211,10 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Leases due jobs to a worker, waiting up to `max_wait` for the first one. Called by workers in a loop with their free slots.
 
         Order: priority (higher first), then fair between tenants, then age. A due job whose deadline has passed is ended, not leased.
+        Leases whose payloads and checkpoints would not fit into one message are left for the next call.
+
+        A lease that ends without a report costs an attempt, whether the worker died before it or after: a job that kills its workers
+        must end, too. A worker that lost the reply gets the same leases by repeating the call.
         """
 
     @_abc_1.abstractmethod
@@ -234,7 +246,7 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.WatchStopsResponse], _abc.AsyncIterator[_jobs_pb2.WatchStopsResponse]]:
         """Streams to a worker each of its leased jobs that must stop now: aborted, past its deadline, or leased to somebody else since.
         Called once per worker process and held open; on connection it repeats what is still to stop.
-        Ends with SERVICE_UNAVAILABLE when the service stops.
+        Ends with SERVICE_UNAVAILABLE when the service stops, and with WATCHER_TOO_SLOW when too many were not read; watch again.
         """
 
     @_abc_1.abstractmethod
@@ -284,6 +296,6 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.GetQueueStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.GetQueueStatsResponse, _abc.Awaitable[_jobs_pb2.GetQueueStatsResponse]]:
-        """Returns counters of the queue, which are kept up to date in memory and cost no scan."""
+        """Returns counters of the queue. They are kept in memory; only the age of the oldest due job is read, at its place in an index."""
 
 def add_JobsServiceServicer_to_server(servicer: JobsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
