@@ -129,13 +129,13 @@ class Conduct:
     async def _prepare(self) -> Task:
         parts, spec = self._parts, self._spec
         with deadline.scope(self._latest):
-            _, self._catalogue, workspace, previous = await asyncio.gather(
+            _, catalogue, workspace, previous = await asyncio.gather(
                 _asked("budget_svc", parts.budgets.open_request(spec, self._deadline, parts.settings.conclusion_share)),
                 _asked("tool_svc", parts.tools.catalogue()),
                 _asked("tool_svc", parts.tools.describe(spec.workspace, spec.scope, _LISTED_PATHS)),
                 self._previous(),
             )
-            tools_cost = await parts.costs.describe(self._catalogue.tools.values())
+            tools_cost = await parts.costs.describe(catalogue.tools.values())
         self._checkpoint.snapshot_id = self._checkpoint.snapshot_id or workspace.snapshot_id
         values = prompt_values(
             spec,
@@ -145,7 +145,7 @@ class Conduct:
             deadline=self._deadline,
             previous=previous,
         )
-        return self._task(values, self._catalogue)
+        return self._task(values, catalogue)
 
     def _task(self, values: Mapping[str, str], catalogue: Catalogue) -> Task:
         spec = self._spec
