@@ -13,9 +13,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from dbp.coordinator.v1 import coordinator_pb2
 from google.protobuf.json_format import MessageToDict
@@ -26,7 +27,7 @@ from dbp_client.house import SERVICES, House, HouseError
 from dbp_client.view import View, choose_view, show_result, state_name
 from llm.audit import verify_chain
 from svc_common.errors import ErrorReason, ServiceError
-from svc_common.money import parse_usd
+from svc_common.money import format_usd, parse_usd
 from svc_common.settings import CommonSettings, SettingsError, load
 
 COMPLETE, ERROR, USAGE, PARTIAL, FAILED, UNREACHABLE, CANCELLED = 0, 1, 2, 3, 4, 5, 130
@@ -218,11 +219,27 @@ async def _audit(arguments: argparse.Namespace) -> int:
     async with AsyncClient() as client:
         records = await client.audit(arguments.request)
     for record in records:
-        print(json.dumps({"sequence": record.sequence, "job_id": record.job_id, **json.loads(record.record_json)}))
+        kept = json.loads(record.record_json)
+        if arguments.json:
+            print(json.dumps({"sequence": record.sequence, "job_id": record.job_id, **kept}))
+        else:
+            print(_audit_line(record.sequence, kept))
     broken = verify_chain(records)
     verdict = "unbroken" if broken is None else f"BROKEN at record {broken}"
     sys.stderr.write(f"{len(records)} records, chain {verdict}\n")
     return COMPLETE if broken is None else FAILED
+
+
+def _audit_line(sequence: int, record: Mapping[str, Any]) -> str:
+    """A record for a human: who spoke, to whom, what became of it and at which cost."""
+    if record["type"] == "model_call":
+        parties = f"{record['job_id']} -> {record['model']}"
+    else:
+        parties = f"{record['from']} -> {record['to']}"
+    cost = f"  {format_usd(record['cost_pico_usd'])}" if "cost_pico_usd" in record else ""
+    return (
+        f"{sequence:>4}  {record['type']:<10}  {record['role']:<24}  {parties}  {record.get('outcome', 'asked')}{cost}"
+    )
 
 
 async def _verify_budget(arguments: argparse.Namespace) -> int:
@@ -353,11 +370,14 @@ def _parser() -> argparse.ArgumentParser:
     budget = add("budget", _verify_budget, "prove the balances from the ledger")
     budget.add_argument("action", choices=("verify",))
 
-    bedrock = add("bedrock", _bedrock, "start the local Bedrock endpoint alone; arguments are its own")
-    bedrock.add_argument("rest", nargs=argparse.REMAINDER)
-
     for sub in commands.choices.values():
         sub.add_argument("--json", action="store_true", help="print JSON lines")
     for sub in (ask, read, context):
         sub.add_argument("--workspace-name", default="default", help="name of a configured workspace")
+
+    summary = "start the local Bedrock endpoint alone; arguments are its own"
+    # To a parser without a prefix for options all that follows are arguments, to be read by the endpoint's own.
+    bedrock = commands.add_parser("bedrock", help=summary, add_help=False, prefix_chars="\0")
+    bedrock.add_argument("rest", nargs=argparse.REMAINDER)
+    bedrock.set_defaults(command=_bedrock)
     return parser

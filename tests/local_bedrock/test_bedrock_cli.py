@@ -6,15 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
 from local_bedrock.invoice import fetch_invoice
 
 
-def bedrock(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+ALONE = (sys.executable, "-m", "local_bedrock")
+BY_DBP = (sys.executable, "-m", "dbp_client", "bedrock")
+
+
+def bedrock(*arguments: str, command: Sequence[str] = ALONE, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "local_bedrock", *arguments],
+        [*command, *arguments],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -22,15 +27,16 @@ def bedrock(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_command_says_where_it_listens_and_stops_on_sigterm() -> None:
-    with bedrock("--port", "0", "--backend", "script") as process:
+@pytest.mark.parametrize(("command", "code"), [(ALONE, 0), (BY_DBP, 130)], ids=["alone", "by dbp"])
+def test_command_says_where_it_listens_and_stops_on_sigterm(command: Sequence[str], code: int) -> None:
+    with bedrock("--port", "0", "--backend", "script", command=command) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         url = line.removeprefix("local Bedrock endpoint on ").strip()
         assert url.startswith("http://127.0.0.1:")
         assert fetch_invoice(url) == []
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=10) == code
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,10 @@ async def test_the_command_asks_shows_and_tells_by_its_exit_code(open_house: Ope
 
         code, out, err = await dbp("audit", "asked", common=opened.common)
         assert code == 0
-        assert out.splitlines()
+        assert "model_call" in out
         assert "unbroken" in err
+        code, out, _ = await dbp("audit", "asked", "--json", common=opened.common)
+        assert [json.loads(line)["sequence"] for line in out.splitlines()][:2] == [1, 2]
 
         code, out, _ = await dbp("tools", common=opened.common)
         assert code == 0
