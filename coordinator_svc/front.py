@@ -110,6 +110,7 @@ class Front:
             raise
         if created.HasField("lease"):
             self._worker.adopt(created.lease)
+            return created.lease.job
         return created.job
 
     @asynccontextmanager

@@ -9,6 +9,7 @@ from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 
 from svc_common.channel import call, resumed
 from svc_common.endings import EndReason
+from svc_common.ids import new_id
 
 # Jobs read in one call. A tool's result and its call take up to some hundred KiB, and a message has its limit.
 _PAGE = 20
@@ -32,6 +33,7 @@ class JobsClient:
         request = jobs_pb2.CreateJobsRequest(
             jobs=jobs,
             claim_for_worker_id=claim_for,
+            claim_id=new_id() if claim_for else "",
             max_unfinished_roots=max_unfinished,
             max_unfinished_roots_of_tenant=max_unfinished_of_tenant,
         )

@@ -24,7 +24,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         spec = parse_spec(request)
         reattach_within = from_duration(request.reattach_within) / MICROS
         async with self._front.attended(spec, reattach_within) as root:
-            async for event in self._front.events(root, 0):
+            async for event in self._front.events(root, request.after_sequence):
                 yield coordinator_pb2.ProcessRequestResponse(event=event)
 
     async def WatchRequest(

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ async def _watch(arguments: argparse.Namespace) -> int:
         return _OUTCOMES.get(request.result.outcome, COMPLETE)
 
 
-async def _show(events: AsyncIterator[RequestEvent], view: View) -> int | None:
+async def _show(events: AsyncGenerator[RequestEvent, None], view: View) -> int | None:
     """Shows events to their end; the exit code of the result, or None when none came."""
     code: int | None = None
     try:
@@ -155,7 +155,7 @@ async def _show(events: AsyncIterator[RequestEvent], view: View) -> int | None:
                 code = _OUTCOMES.get(event.result.outcome, ERROR)
     finally:
         view.close()
-        await events.aclose()  # type: ignore[attr-defined]  # an async generator; closing it cancels the request
+        await events.aclose()  # which cancels the request, if it has not ended
     return code
 
 

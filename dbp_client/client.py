@@ -4,22 +4,24 @@
         async for event in client.ask("Where are retries decided?", max_cost="0.05", timeout=60):
             ...
 
-Events are `dbp.coordinator.v1.RequestEvent` messages; the last one holds the result. Failures are `ServiceError`, which carries the
-reason that `dbp.common.v1.ErrorReason` documents.
+Events are `dbp.coordinator.v1.RequestEvent` messages; the last one holds the result. What can go wrong is in `dbp_client.errors`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
+from dbp.common.v1 import common_pb2
 from dbp.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 from dbp.tool.v1 import tool_pb2, tool_pb2_grpc
 
-from svc_common.channel import AWAY, UnaryMethod, call, open_channel, resumed, stream
+from dbp_client.errors import BadRequest, told_apart
+from svc_common.channel import UnaryMethod, call, open_channel, resumed
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from svc_common.ids import new_id
 from svc_common.money import parse_usd, to_amount
@@ -30,8 +32,44 @@ RequestEvent = coordinator_pb2.RequestEvent
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 300.0
+SHORTEST_SECONDS, LONGEST_SECONDS, DEFAULT_SECONDS = 1.0, 300.0, 30.0
+LONGEST_PATIENCE_SECONDS = 60.0
 _CALL_SECONDS = 30.0
+_ABANDON_SECONDS = 5.0
+
+
+class AskOptions(TypedDict, total=False):
+    """How `ask` asks. Defaults and limits are those of `dbp.coordinator.v1.ProcessRequestRequest`."""
+
+    timeout: float
+    """Seconds until there must be a result: the one deadline of all the work. Default 30, 1 to 300."""
+    max_cost: str
+    """Most it may cost, a decimal number of US dollars. Default "1.00", at most "10"."""
+    workspace: str
+    """Name of the workspace. Default "default"."""
+    scope: common_pb2.Scope
+    """Part of the workspace to look at."""
+    tenant: str
+    """Who pays. Default "default"."""
+    request_id: str
+    """Id and idempotency key. Default: a new one."""
+    previous_request_id: str
+    """An earlier request of the same tenant that this one continues."""
+    continue_when_detached: bool
+    """Go on when this caller leaves."""
+    context: str
+    """What the caller knows and the LLMs should; treated as data."""
+    parameters: Mapping[str, Any]
+    """Free parameters, shown to the coordinator LLM as data."""
+    response_format: coordinator_pb2.ResponseFormat.ValueType
+    """How the answer should be written."""
+    response_schema: str
+    """JSON schema of the answer, as JSON; with RESPONSE_FORMAT_JSON only."""
+    max_parallel_jobs: int
+    max_rounds: int
+    max_jobs: int
+    priority: int
+    """Higher is more urgent. Default 0."""
 
 
 class AsyncClient:
@@ -66,57 +104,54 @@ class AsyncClient:
         for channel in self._channels:
             await channel.close(None)
 
-    async def ask(
-        self,
-        query: str,
-        *,
-        workspace: str = "default",
-        timeout: float = 30.0,
-        max_cost: str = "",
-        request_id: str = "",
-        continue_when_detached: bool = False,
-        **fields: Any,
-    ) -> AsyncIterator[RequestEvent]:
+    async def ask(self, query: str, **options: Unpack[AskOptions]) -> AsyncGenerator[RequestEvent, None]:
         """Asks and yields the request's events, the result last.
 
-        `timeout` in seconds becomes the one deadline of all the work; `max_cost` is a decimal number of US dollars. Further
-        `fields` are those of `ProcessRequestRequest`. A lost connection is taken up again where it broke, without gap or
-        repetition. Leaving the iteration early cancels the request unless `continue_when_detached`.
+        A lost connection, or a coordinator that is not there yet, is waited for and the request taken up where it broke, without
+        gap or repetition. Leaving the iteration early cancels the request unless `continue_when_detached`; so does the end of this
+        process, after the client's patience.
         """
-        if not SHORTEST_SECONDS <= timeout <= LONGEST_SECONDS:
-            raise invalid_field("timeout", f"must be between {SHORTEST_SECONDS:g} and {LONGEST_SECONDS:g} seconds")
-        request = coordinator_pb2.ProcessRequestRequest(
-            request_id=request_id or new_id(),
-            query=query,
-            workspace=workspace,
-            # A connection that breaks must not cancel the work; leaving does, below.
-            continue_when_detached=True,
-            **fields,
-        )
-        if max_cost:
-            request.max_cost.CopyFrom(to_amount(parse_usd(max_cost)))
-        request.max_duration.CopyFrom(duration_from_seconds(timeout))
+        timeout = options.get("timeout", DEFAULT_SECONDS)
+        request = self._request(query, options)
+        due = asyncio.get_running_loop().time() + timeout
+        seen = 0
         ended = False
+
+        def attach(after_sequence: int) -> Any:
+            request.after_sequence = after_sequence
+            return self.coordinator.ProcessRequest(request, timeout=due - asyncio.get_running_loop().time())
+
         try:
-            async for event in self._resumed(request, timeout):
-                ended = event.WhichOneof("event") == "result"
-                yield event
+            with told_apart():
+                try:
+                    async with aclosing(resumed(attach, _sequence, 0, patience=self._patience)) as responses:
+                        async for response in responses:
+                            seen = response.event.sequence
+                            ended = response.event.WhichOneof("event") == "result"
+                            yield response.event
+                except ServiceError as error:
+                    # A request that was taken in has its result by its deadline, be it that its news is late.
+                    if error.reason is not ErrorReason.DEADLINE_EXCEEDED or not seen or ended:
+                        raise
+                    async with aclosing(self.watch(request.request_id, seen)) as events:
+                        async for event in events:
+                            ended = event.WhichOneof("event") == "result"
+                            yield event
         finally:
-            if not ended and not continue_when_detached:
+            if not ended and not request.continue_when_detached:
                 await asyncio.shield(self._abandon(request.request_id))
 
-    async def watch(self, request_id: str, after_sequence: int = 0) -> AsyncIterator[RequestEvent]:
+    async def watch(self, request_id: str, after_sequence: int = 0) -> AsyncGenerator[RequestEvent, None]:
         """Yields a request's events after a sequence, to the result, whatever happens to the connection."""
-        watch = resumed(
-            lambda after: self.coordinator.WatchRequest(
-                coordinator_pb2.WatchRequestRequest(request_id=request_id, after_sequence=after)
-            ),
-            lambda response: int(response.event.sequence),
-            after_sequence,
-            patience=self._patience,
-        )
-        async for response in watch:
-            yield response.event
+
+        def attach(after: int) -> Any:
+            request = coordinator_pb2.WatchRequestRequest(request_id=request_id, after_sequence=after)
+            return self.coordinator.WatchRequest(request)
+
+        with told_apart():
+            async with aclosing(resumed(attach, _sequence, after_sequence, patience=self._patience)) as responses:
+                async for response in responses:
+                    yield response.event
 
     async def get(self, request_id: str) -> coordinator_pb2.Request:
         request = coordinator_pb2.GetRequestRequest(request_id=request_id)
@@ -159,37 +194,41 @@ class AsyncClient:
     async def verify_ledger(self) -> budget_pb2.VerifyLedgerResponse:
         return await self._call(self.budget.VerifyLedger, budget_pb2.VerifyLedgerRequest())
 
-    async def _resumed(
-        self, request: coordinator_pb2.ProcessRequestRequest, timeout: float
-    ) -> AsyncIterator[RequestEvent]:
-        after_sequence = 0
-        try:
-            async with stream(self.coordinator.ProcessRequest(request, timeout=timeout)) as responses:
-                async for response in responses:
-                    after_sequence = response.event.sequence
-                    yield response.event
-            return
-        except ServiceError as error:
-            lost = error.reason in AWAY or error.reason is ErrorReason.DEADLINE_EXCEEDED
-            if not lost or (after_sequence == 0 and error.reason not in AWAY):
-                raise
-            if after_sequence == 0 and not await self._was_accepted(request.request_id):
-                raise
-        async for event in self.watch(request.request_id, after_sequence):
-            yield event
-
-    async def _was_accepted(self, request_id: str) -> bool:
-        try:
-            await self.get(request_id)
-        except ServiceError:
-            return False
-        return True
+    def _request(self, query: str, options: AskOptions) -> coordinator_pb2.ProcessRequestRequest:
+        timeout = options.get("timeout", DEFAULT_SECONDS)
+        if not SHORTEST_SECONDS <= timeout <= LONGEST_SECONDS:
+            raise _bad_field("timeout", f"must be between {SHORTEST_SECONDS:g} and {LONGEST_SECONDS:g} seconds")
+        fields: dict[str, Any] = {name: value for name, value in options.items() if name not in ("timeout", "max_cost")}
+        fields["request_id"] = fields.get("request_id") or new_id()
+        request = coordinator_pb2.ProcessRequestRequest(query=query, **fields)
+        request.max_duration.CopyFrom(duration_from_seconds(timeout))
+        request.reattach_within.CopyFrom(duration_from_seconds(min(self._patience, LONGEST_PATIENCE_SECONDS)))
+        if max_cost := options.get("max_cost"):
+            try:
+                request.max_cost.CopyFrom(to_amount(parse_usd(max_cost)))
+            except ValueError as error:
+                raise _bad_field("max_cost", str(error)) from error
+        return request
 
     async def _abandon(self, request_id: str) -> None:
         try:
-            await self.cancel(request_id)
+            await call(
+                self.coordinator.CancelRequest,
+                coordinator_pb2.CancelRequestRequest(request_id=request_id),
+                timeout=_ABANDON_SECONDS,
+            )
         except ServiceError:
-            return  # not reachable, or never accepted: its deadline ends it
+            return  # not reachable, or never accepted; it is not waited for us any longer than we said
 
     async def _call(self, method: UnaryMethod[Request, Response], request: Request) -> Response:
-        return await call(method, request, timeout=_CALL_SECONDS, patience=self._patience)
+        with told_apart():
+            return await call(method, request, timeout=_CALL_SECONDS, patience=self._patience)
+
+
+def _sequence(response: coordinator_pb2.ProcessRequestResponse | coordinator_pb2.WatchRequestResponse) -> int:
+    return int(response.event.sequence)
+
+
+def _bad_field(field: str, description: str) -> BadRequest:
+    error = invalid_field(field, description)
+    return BadRequest(error.reason, error.message, violations=error.violations)

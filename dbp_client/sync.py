@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar, Unpack
 
 from dbp.coordinator.v1 import coordinator_pb2
 from dbp.tool.v1 import tool_pb2
 
-from dbp_client.client import AsyncClient, RequestEvent
+from dbp_client.client import AskOptions, AsyncClient, RequestEvent
 from svc_common.settings import CommonSettings
 
 T = TypeVar("T")
 
+_LET_GO_SECONDS = 10.0
+
 
 class Client:
-    """A connection to a house, for code without an event loop. Use it as a context manager; methods are those of `AsyncClient`."""
+    """A connection to a house, for code without an event loop; a context manager. What it has works as in `AsyncClient`."""
 
     def __init__(self, settings: CommonSettings | None = None, *, patience: float = 5.0) -> None:
         self._loop = asyncio.new_event_loop()
@@ -35,7 +37,7 @@ class Client:
         self._thread.join()
         self._loop.close()
 
-    def ask(self, query: str, **options: Any) -> Iterator[RequestEvent]:
+    def ask(self, query: str, **options: Unpack[AskOptions]) -> Iterator[RequestEvent]:
         return self._iterate(lambda: self._client.ask(query, **options))
 
     def watch(self, request_id: str, after_sequence: int = 0) -> Iterator[RequestEvent]:
@@ -57,9 +59,24 @@ class Client:
         return self._run(self._client.read_files(paths, workspace))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """Does the work on the client's loop. An interrupt here (Ctrl-C) cancels it there, and waits until it has let go."""
+        begun: list[asyncio.Task[T]] = []
+        ended = threading.Event()
 
-    def _iterate(self, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        def begin() -> None:
+            begun.append(self._loop.create_task(work))
+            begun[0].add_done_callback(lambda _: ended.set())
+
+        self._loop.call_soon_threadsafe(begin)
+        try:
+            ended.wait()
+        except BaseException:
+            self._loop.call_soon_threadsafe(lambda: begun[0].cancel())
+            ended.wait(_LET_GO_SECONDS)
+            raise
+        return begun[0].result()
+
+    def _iterate(self, begin: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
         items = begin()
         try:
             while True:
@@ -68,12 +85,8 @@ class Client:
                 except StopAsyncIteration:
                     return
         finally:
-            self._run(_close(items))
+            self._run(items.aclose())
 
 
-async def _next(items: AsyncIterator[T]) -> T:
+async def _next(items: AsyncGenerator[T, None]) -> T:
     return await anext(items)
-
-
-async def _close(items: AsyncIterator[Any]) -> None:
-    await items.aclose()  # type: ignore[attr-defined]  # what begins it is an async generator function

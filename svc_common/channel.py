@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar, cast
 
@@ -15,7 +15,7 @@ from grpc.aio import ClientCallDetails, Metadata
 from svc_common import deadline, telemetry
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.settings import CommonSettings
-from svc_common.status import error_of
+from svc_common.status import error_of, is_connection_lost
 
 Request = TypeVar("Request", contravariant=True)
 Response = TypeVar("Response", covariant=True)
@@ -118,7 +118,7 @@ async def resumed(
     after_sequence: int,
     *,
     patience: float,
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
     """The responses of a watch over a numbered log, each once, to its end, whatever happens to the connection.
 
     `open_after` begins a watch after a sequence, `sequence_of` says how far a response has come. Raises the callee's error when it
@@ -138,7 +138,8 @@ async def resumed(
             return
         except ServiceError as error:
             broke = loop.time()
-            if lost is None or broke - began > _HELD_SECONDS:
+            # A callee that answers late, and that it cannot, has waited for others: no sign that it was well meanwhile.
+            if lost is None or (broke - began > _HELD_SECONDS and is_connection_lost(error)):
                 lost, pause = broke, 0.02
             if error.reason not in AWAY | {ErrorReason.WATCHER_TOO_SLOW} or broke - lost > patience:
                 raise

@@ -81,14 +81,27 @@ def status_of(error: ServiceError) -> grpc.Status:
 
 def error_of(rpc_error: grpc.aio.AioRpcError) -> ServiceError:
     """The `ServiceError` that a failed call stands for."""
-    for key, value in cast(Iterable[tuple[str, str | bytes]], rpc_error.trailing_metadata() or ()):
-        if key == _DETAILS_KEY and isinstance(value, bytes):
-            return _from_status(status_pb2.Status.FromString(value), rpc_error.code())
+    if own := _own_details(rpc_error):
+        return _from_status(status_pb2.Status.FromString(own), rpc_error.code())
     reason = _FOREIGN_REASONS.get(rpc_error.code(), ErrorReason.INTERNAL)
     details = rpc_error.details() or rpc_error.code().name
     if reason is ErrorReason.SERVICE_UNAVAILABLE and (address := _ADDRESS.search(details)):
         details = f"no service answers at {address[1]}"
     return ServiceError(reason, details)
+
+
+def is_connection_lost(error: ServiceError) -> bool:
+    """Whether an error of `error_of` is gRPC's own, and not what a callee answered."""
+    rpc_error = error.__cause__
+    return isinstance(rpc_error, grpc.aio.AioRpcError) and _own_details(rpc_error) is None
+
+
+def _own_details(rpc_error: grpc.aio.AioRpcError) -> bytes | None:
+    """The status as `status_of` made it, or None for an error that is not ours."""
+    for key, value in cast(Iterable[tuple[str, str | bytes]], rpc_error.trailing_metadata() or ()):
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            return value
+    return None
 
 
 def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> ServiceError:

@@ -111,8 +111,8 @@ async def stream_kib(house: House, client: AsyncClient) -> dict[str, float]:
     await asyncio.gather(*(anext(stream) for stream in streams))
     after = _resident(house)
     for stream in streams:
-        await stream.aclose()  # type: ignore[attr-defined]  # it is an async generator
-    await running.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
+    await running.aclose()
     return {name: round((after[name] - before[name]) / WATCHERS / 1024, 1) for name in before}
 
 

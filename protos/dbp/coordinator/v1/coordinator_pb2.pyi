@@ -79,6 +79,7 @@ class ProcessRequestRequest(_message.Message):
     PREVIOUS_REQUEST_ID_FIELD_NUMBER: _builtins.int
     MAX_JOBS_FIELD_NUMBER: _builtins.int
     REATTACH_WITHIN_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique id and idempotency key. Default (empty): the service makes one and says it in the first event."""
     query: _builtins.str
@@ -108,6 +109,10 @@ class ProcessRequestRequest(_message.Message):
     """An earlier request of the same tenant that this one continues; its question, answer and findings are shown to the LLM."""
     max_jobs: _builtins.int
     """Jobs in all. Default (0) is 16, at most 64."""
+    after_sequence: _builtins.int
+    """Only events after this sequence: what a caller that attaches again has seen. Default 0 is all. Two sendings of a request may
+    differ in it.
+    """
     @_builtins.property
     def scope(self) -> _common_pb2.Scope:
         """Part of the workspace to look at."""
@@ -154,10 +159,11 @@ class ProcessRequestRequest(_message.Message):
         previous_request_id: _builtins.str = ...,
         max_jobs: _builtins.int = ...,
         reattach_within: _duration_pb2.Duration | None = ...,
+        after_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration", "parameters", b"parameters", "reattach_within", b"reattach_within", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "continue_when_detached", b"continue_when_detached", "max_cost", b"max_cost", "max_duration", b"max_duration", "max_jobs", b"max_jobs", "max_parallel_jobs", b"max_parallel_jobs", "max_rounds", b"max_rounds", "parameters", b"parameters", "previous_request_id", b"previous_request_id", "priority", b"priority", "query", b"query", "reattach_within", b"reattach_within", "request_id", b"request_id", "response_format", b"response_format", "response_schema", b"response_schema", "scope", b"scope", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "context", b"context", "continue_when_detached", b"continue_when_detached", "max_cost", b"max_cost", "max_duration", b"max_duration", "max_jobs", b"max_jobs", "max_parallel_jobs", b"max_parallel_jobs", "max_rounds", b"max_rounds", "parameters", b"parameters", "previous_request_id", b"previous_request_id", "priority", b"priority", "query", b"query", "reattach_within", b"reattach_within", "request_id", b"request_id", "response_format", b"response_format", "response_schema", b"response_schema", "scope", b"scope", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
