@@ -15,7 +15,7 @@ from coordinator_svc.digest import Digest
 from coordinator_svc.jobs_client import JobsClient
 from coordinator_svc.requests import RequestSpec
 from coordinator_svc.results import ToolJob, assemble
-from svc_common.endings import EndReason
+from svc_common.endings import EndReason, JobState
 from svc_common.times import from_timestamp
 
 
@@ -23,7 +23,9 @@ async def tool_jobs(budgets: BudgetsClient, jobs: Sequence[jobs_pb2.Job], digest
     """Jobs with their texts, and with their budgets where their results do not tell what they cost."""
 
     async def one(job: jobs_pb2.Job) -> ToolJob:
-        is_told = job.attempt == 0 or (job.result and job.attempt == 1)
+        # A call that was cut short is charged in full, and only the budget knows for how many tokens.
+        is_whole = JobState(job.state) is JobState.SUCCEEDED and not job.is_partial
+        is_told = job.attempt == 0 or (is_whole and job.attempt == 1)
         return ToolJob.of(job, digest.text(job.id), None if is_told else await budgets.get(job.id))
 
     return await asyncio.gather(*map(one, jobs))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol, TextIO
 
 from dbp.common.v1 import common_pb2
@@ -13,13 +14,14 @@ from google.protobuf.json_format import MessageToDict, MessageToJson
 from google.protobuf.struct_pb2 import Struct
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.padding import Padding
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from svc_common.money import format_usd
+from svc_common.money import PICO, format_usd
 
 RequestEvent = coordinator_pb2.RequestEvent
 Result = coordinator_pb2.RequestResult
@@ -27,6 +29,7 @@ Result = coordinator_pb2.RequestResult
 _STATE_STYLE = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "aborted": "red"}
 _PREFIX = "coordinator_get_"
 _TAIL_CHARACTERS = 100
+_NOT_WORDS = re.compile(r'\\[a-z]|[{}\[\]"\\,]')
 
 
 class View(Protocol):
@@ -62,7 +65,8 @@ class LiveView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._jobs: dict[str, coordinator_pb2.JobSummary] = {}
-        self._activity: dict[str, str] = {}
+        self._stages: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
         self._answer = ""
         self._spend = ""
         self._thinking = Spinner("dots", "the coordinator is thinking", style="cyan")
@@ -83,9 +87,10 @@ class LiveView:
             case "job_progress":
                 progress = event.job_progress
                 files = f", {progress.files_processed} of {progress.files_total} files" if progress.files_total else ""
-                self._activity[progress.job_id] = f"{progress.stage}{files}"
+                self._stages[progress.job_id] = f"{progress.stage}{files}"
             case "job_text":
-                self._show_partial(event.job_text)
+                text = self._texts.get(event.job_text.job_id, "") + event.job_text.text
+                self._texts[event.job_text.job_id] = text[-_TAIL_CHARACTERS:]
             case "answer_text":
                 self._answer = "" if event.answer_text.restart else self._answer
                 self._answer += event.answer_text.text
@@ -118,20 +123,21 @@ class LiveView:
         state = state_name(job.state)
         if job.tool == "coordinate" and state in ("queued", "running"):
             if job.attempt > 1:
-                self._print(f"[yellow]request[/] taken over by another coordinator, attempt {job.attempt}")
+                self._print(f"[yellow]request[/] begun again where it broke off, attempt {job.attempt}")
             return
         style = _STATE_STYLE.get(state, "")
         partial = " [yellow]partial[/]" if job.is_partial else ""
         why = f" [dim]({escape(job.message)})[/]" if job.message else ""
         self._print(f"[{style}]{state:>9}[/] {_short(job.tool)}{partial}{why}")
 
-    def _show_partial(self, text: coordinator_pb2.JobText) -> None:
-        tail = (self._activity.get(text.job_id, "") + text.text)[-_TAIL_CHARACTERS:]
-        self._activity[text.job_id] = " ".join(tail.split())
+    def _activity(self, job_id: str) -> str:
+        """What a job does at the moment: the end of what its model writes, mostly JSON, in words; else its stage."""
+        words = " ".join(_NOT_WORDS.sub(" ", self._texts.get(job_id, "")).split())
+        return f"... {words}" if words else self._stages.get(job_id, "")
 
     def _moving_lines(self) -> RenderableType:
         lines: list[RenderableType] = [
-            Text.assemble(("  running ", "cyan"), _short(job.tool), " ", (self._activity.get(job_id, ""), "dim"))
+            Text.assemble(("  running ", "cyan"), _short(job.tool), " ", (self._activity(job_id), "dim"))
             for job_id, job in self._jobs.items()
             if state_name(job.state) == "running" and job.tool != "coordinate"
         ]
@@ -149,7 +155,9 @@ def show_result(console: Console, result: Result) -> None:
     outcome = Result.Outcome.Name(result.outcome).removeprefix("OUTCOME_").lower()
     style = {"complete": "green", "partial": "yellow", "failed": "red"}[outcome]
     console.print()
-    console.print(Padding(Text(result.answer or "(no answer)"), (0, 0, 1, 2)))
+    answer = result.answer or "(no answer)"
+    is_read_by_a_person = console.is_terminal and not result.HasField("answer_json")
+    console.print(Padding(Markdown(answer) if is_read_by_a_person else Text(answer), (0, 0, 1, 2)))
     if result.citations:
         console.print("[bold]files[/] " + escape(", ".join(citation.path for citation in result.citations)))
     console.print(
@@ -163,62 +171,77 @@ def show_result(console: Console, result: Result) -> None:
     console.print(
         f"[bold]budget[/] {_usd(result.metadata.cost)} of {_usd(use.max_cost)} "
         f"({use.cost_utilization_percent:.4g} %), "
-        f"{result.metadata.duration.ToMicroseconds() / 1e6:.1f} s of {use.max_duration.ToMicroseconds() / 1e6:.0f} s "
+        f"{result.metadata.duration.ToMicroseconds() / 1e6:.1f} s of {use.max_duration.ToMicroseconds() / 1e6:.1f} s "
         f"({use.time_utilization_percent:.0f} %)"
     )
 
 
 def _jobs_table(result: Result) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tool", no_wrap=True)
-    table.add_column("model", overflow="fold")
+    table.add_column("tool", overflow="fold")
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
     table.add_column("state", no_wrap=True)
-    for name in ("time", "in", "out", "cost USD"):
+    for name in ("time", "in", "out", "USD"):
         table.add_column(name, justify="right", no_wrap=True)
     for job in result.jobs:
-        state = state_name(job.state) + (", partial" if job.is_partial else "") + (", cached" if job.is_cached else "")
         table.add_row(
             _short(job.tool),
-            ", ".join(job.model_ids),
-            state,
+            _models(job.model_ids),
+            _ending(job),
             f"{job.duration.ToMicroseconds() / 1e6:.1f} s",
             *_tokens(job.tokens),
-            format_usd(job.cost.pico_usd),
+            _micro_usd(job.cost.pico_usd),
         )
     metadata = result.metadata
-    jobs_cost = sum(job.cost.pico_usd for job in result.jobs)
-    jobs_tokens = _sum_tokens(job.tokens for job in result.jobs)
-    own = common_pb2.TokenUsage(
-        input_tokens=metadata.tokens.input_tokens - jobs_tokens.input_tokens,
-        output_tokens=metadata.tokens.output_tokens - jobs_tokens.output_tokens,
-    )
-    table.add_row("coordinator", "", "", "", *_tokens(own), format_usd(metadata.cost.pico_usd - jobs_cost))
+    own = _own_tokens(metadata.tokens, [job.tokens for job in result.jobs])
+    own_cost = metadata.cost.pico_usd - sum(job.cost.pico_usd for job in result.jobs)
+    table.add_row("coordinator", "", "", "", *_tokens(own), _micro_usd(own_cost))
     table.add_row(
         "all",
-        ", ".join(metadata.model_ids),
+        _models(metadata.model_ids),
         "",
         f"{metadata.duration.ToMicroseconds() / 1e6:.1f} s",
         *_tokens(metadata.tokens),
-        format_usd(metadata.cost.pico_usd),
+        _micro_usd(metadata.cost.pico_usd),
         style="bold",
     )
     return table
+
+
+def _ending(job: coordinator_pb2.JobSummary) -> str:
+    state = state_name(job.state)
+    if state != "succeeded":
+        return state
+    return "partial" if job.is_partial else "cached" if job.is_cached else state
+
+
+def _models(model_ids: Sequence[str]) -> str:
+    """Without region, vendor and version suffix: what tells them apart in a narrow column."""
+    return ", ".join(model_id.rpartition(".")[2].removesuffix(":0") for model_id in model_ids)
+
+
+def _own_tokens(total: common_pb2.TokenUsage, of_jobs: Sequence[common_pb2.TokenUsage]) -> common_pb2.TokenUsage:
+    """What is not the jobs'."""
+    own = common_pb2.TokenUsage()
+    for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"):
+        setattr(own, name, getattr(total, name) - sum(getattr(usage, name) for usage in of_jobs))
+    return own
 
 
 def state_name(state: common_pb2.JobState.ValueType) -> str:
     return common_pb2.JobState.Name(state).removeprefix("JOB_STATE_").lower()
 
 
-def _sum_tokens(usages: Iterable[common_pb2.TokenUsage]) -> common_pb2.TokenUsage:
-    total = common_pb2.TokenUsage()
-    for usage in usages:
-        total.input_tokens += usage.input_tokens
-        total.output_tokens += usage.output_tokens
-    return total
-
-
 def _tokens(usage: common_pb2.TokenUsage) -> tuple[str, str]:
-    return str(usage.input_tokens), str(usage.output_tokens)
+    """Tokens in, from and to the prompt cache included, and tokens out."""
+    into = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+    return str(into), str(usage.output_tokens)
+
+
+def _micro_usd(pico_usd: int) -> str:
+    """Six places, which tell what a small model's call costs; the exact amount is in the budget's line."""
+    micro = (pico_usd + PICO // 2_000_000) // (PICO // 1_000_000)
+    return f"{micro // 1_000_000}.{micro % 1_000_000:06d}"
 
 
 def _short(tool: str) -> str:
