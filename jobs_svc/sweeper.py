@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, update
-
 from jobs_svc.reads import Reads
-from jobs_svc.tables import live
-from jobs_svc.transaction import Operation, PassTime, Upkeep
+from jobs_svc.transaction import Operation, PassTime
+from jobs_svc.upkeep import set_aside
 from svc_common.errors import ServiceError
 from svc_common.group_commit import GroupCommitter
 from svc_common.times import MICROS, Clock
@@ -82,12 +80,4 @@ class Sweeper:
                 raise
             except Exception:
                 logger.exception("job %s: what is due to it cannot be done; it is set aside for a while", job_id)
-                await self._set_aside(job_id)
-
-    async def _set_aside(self, job_id: str) -> None:
-        later = update(live).where(live.c.id == job_id).values(wake_time=self._clock() + SET_ASIDE)
-
-        def work(connection: Connection) -> None:
-            connection.execute(later)
-
-        await self._committer.submit(Upkeep(work))
+                await self._committer.submit(set_aside(job_id, self._clock() + SET_ASIDE))

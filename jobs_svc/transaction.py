@@ -51,7 +51,7 @@ class PassTime:
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """Work on finished roots that no rule of the queue decides: compaction and retention."""
+    """Work that no rule of the queue decides."""
 
     run: Callable[[Connection], Any]
 

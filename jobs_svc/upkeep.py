@@ -1,4 +1,5 @@
-"""What is done to finished roots in the background, in small steps: text is merged, and old trees are removed."""
+"""What is done in the background, in small steps: the text of finished roots is merged, old trees are removed, and a job with which
+something is wrong is set aside."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from jobs_svc import rows
 from jobs_svc.events import merged
 from jobs_svc.reads import Reads, page_of_log
-from jobs_svc.tables import attempt_errors, audit, compactions, events, jobs, stops
+from jobs_svc.tables import attempt_errors, audit, compactions, events, jobs, live, stops
 from jobs_svc.transaction import Operation, Upkeep
 from jobs_svc.watches import STOP_MEMORY
 from svc_common.group_commit import GroupCommitter
@@ -36,6 +37,16 @@ _MERGED = (
 _DONE = delete(compactions).where(compactions.c.root_id == bindparam("root"))
 
 
+def set_aside(job_id: str, until: int) -> Upkeep:
+    """Lets nothing be due to a job for a while."""
+    later = update(live).where(live.c.id == job_id).values(wake_time=until)
+
+    def work(connection: Connection) -> None:
+        connection.execute(later)
+
+    return Upkeep(work)
+
+
 class Compactor:
     """Merges the text of logs whose roots have ended. Several replicas may be at one log: each page is read, merged and written in
     one step, which is one replica's alone."""
@@ -48,12 +59,13 @@ class Compactor:
         while True:
             roots = await self._reads.roots_to_compact(ROOTS_PER_STEP)
             for root_id in roots:
-                await self._compact(root_id)
+                await self.compact(root_id)
                 await asyncio.sleep(PAUSE_SECONDS)
             if not roots:
                 await asyncio.sleep(IDLE_SECONDS)
 
-    async def _compact(self, root_id: str) -> None:
+    async def compact(self, root_id: str) -> None:
+        """Merges one log, page by page."""
         sequence: int | None = 0
         while sequence is not None:
             sequence = await self._committer.submit(Upkeep(partial(_merge_page, root_id, sequence)))

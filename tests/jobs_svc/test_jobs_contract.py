@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 
 import pytest
@@ -106,7 +107,10 @@ async def test_bad_input_is_named(client: Client) -> None:
             await client.create(bad)
         assert caught.value.reason is ErrorReason.INVALID_ARGUMENT
         assert [violation.field for violation in caught.value.violations] == [field]
-    assert await refused(client.list_jobs(page_token="nonsense")) is ErrorReason.INVALID_ARGUMENT
+    for token in ("nonsense", base64.urlsafe_b64encode(b"9" * 30 + b"/j").decode()):
+        assert await refused(client.list_jobs(page_token=token)) is ErrorReason.INVALID_ARGUMENT
+    request = jobs_pb2.ListAuditRecordsRequest(root_id="j", page_token="9" * 30)
+    assert await refused(client.call("ListAuditRecords", request)) is ErrorReason.INVALID_ARGUMENT
 
 
 async def test_a_creator_can_claim_what_it_creates(client: Client) -> None:
@@ -291,6 +295,15 @@ async def test_a_failure_that_cannot_be_repeated_ends_the_job_with_what_there_is
     assert (job.state, job.result, job.error_message) == (FAILED, b"rest", "m")
 
 
+async def test_an_outcome_is_kept_even_if_its_message_holds_what_no_text_may(client: Client) -> None:
+    await client.create(new_job("j"), new_job("aborted"))
+    failure = jobs_pb2.Failure(reason=LLM_ERROR, message="no\x00 luck")
+    assert await client.report(await client.claim_one(), failure=failure) == ACCEPTED
+    assert (await client.get("j")).error_message == "no luck"
+    await client.abort("aborted", message="\x00enough")
+    assert (await client.get("aborted")).error_message == "enough"
+
+
 async def test_a_lease_given_back_costs_no_attempt_and_its_checkpoint_goes_on(client: Client) -> None:
     await client.create(new_job("j", max_attempts=1))
     for _ in range(3):
@@ -370,6 +383,22 @@ async def test_stops_that_came_while_nobody_watched_are_repeated(client: Client)
 
 
 # Reads
+
+
+async def test_a_job_is_read_as_it_was_or_as_it_is_while_it_ends(client: Client) -> None:
+    states: list[int] = []
+
+    async def look(id_: str) -> None:
+        while not states or states[-1] != SUCCEEDED:
+            states.extend([(await client.get(id_)).state, (await client.list_jobs(job_ids=[id_])).jobs[0].state])
+
+    for number in range(60):
+        states.clear()
+        [created] = await client.create(new_job(f"j{number}"), claim_for_worker_id="w")
+        looking = [asyncio.create_task(look(f"j{number}")) for _ in range(3)]
+        await client.succeed(created.lease)
+        await asyncio.gather(*looking)
+        assert set(states) <= {RUNNING, SUCCEEDED}
 
 
 async def test_jobs_are_listed_newest_first_in_pages(client: Client) -> None:

@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 from dbp.jobs.v1 import jobs_pb2
 
+from jobs_svc.events import Event, Note, Text
+from jobs_svc.job import NewJob
+from jobs_svc.operations import CreateJobs, Report, Success
+from jobs_svc.policy import Policy
+from jobs_svc.store import MIGRATIONS, Store
+from jobs_svc.transaction import Operation, ReportJobs
+from jobs_svc.upkeep import Compactor
 from svc_common.channel import stream
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.group_commit import GroupCommitter
+from svc_common.store import Database, migrate, open_engine
+from svc_common.times import MICROS, now
 from tests.jobs_svc.client import Client, Services, eventually, new_job, note, text
 
 
@@ -148,3 +158,55 @@ async def test_old_trees_are_removed_in_small_steps_and_young_ones_stay(services
     [again] = await client.create(new_job("old", kind="tool"))
     assert again.created
     assert sequences(await client.log("old", until=1)) == [1]
+
+
+async def test_two_replicas_may_merge_one_log_at_once(database_url: str) -> None:
+    database = Database(open_engine(database_url))
+    migrate(database.engine, MIGRATIONS)
+    store = Store(database, Policy(lease_time=3600 * MICROS), now, lambda changes: None)
+    store.execute([CreateJobs([NewJob("root", "work", now() + 3600 * MICROS, tenant="a")], claim_for="w")])
+    pieces = [f"{number} " for number in range(1200)]
+    for start in range(0, len(pieces), 100):
+        store.execute(
+            [ReportJobs([Report("root", 1, events=[Text("answer", piece)])]) for piece in pieces[start : start + 100]]
+        )
+    store.execute([ReportJobs([Report("root", 1, outcome=Success())])])
+
+    other = Compactor(GroupCommitter(store.execute, name="other"), store.reads)
+
+    class Interrupted(GroupCommitter[Operation, Any]):
+        """Lets the other replica go all the way just before our second step."""
+
+        steps = 0
+
+        async def submit(self, op: Operation) -> Any:
+            self.steps += 1
+            if self.steps == 2:
+                await other.compact("root")
+            return await super().submit(op)
+
+    await Compactor(Interrupted(store.execute, name="ours"), store.reads).compact("root")
+    log: list[Event] = []
+    while not log or not log[-1].is_last:
+        log += (await store.reads.log("root", log[-1].sequence if log else 0)).events
+    assert "".join(event.body.text for event in log if isinstance(event.body, Text)) == "".join(pieces)
+    assert [event.first_sequence for event in log[1:]] == [event.sequence + 1 for event in log[:-1]]
+    assert len(log) < 10
+    database.close()
+
+
+async def test_of_a_log_that_is_being_removed_nobody_sees_a_part(database_url: str) -> None:
+    database = Database(open_engine(database_url))
+    migrate(database.engine, MIGRATIONS)
+    store = Store(database, Policy(), now, lambda changes: None)
+    store.execute([CreateJobs([NewJob("root", "work", now() + 60 * MICROS, tenant="a")], claim_for="w")])
+    notes = [Note("n", b"")] * 8
+    store.execute([ReportJobs([Report("root", 1, events=notes, outcome=Success())])])
+    for last_removed in (5, 10):
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM events WHERE sequence <= {last_removed}")
+        with pytest.raises(ServiceError) as caught:
+            await store.reads.log("root", 3)
+        assert caught.value.reason is ErrorReason.JOB_NOT_FOUND
+    assert (await store.reads.log("root", 10)).is_end
+    database.close()

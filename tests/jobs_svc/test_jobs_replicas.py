@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from externalscaler import externalscaler_pb2, externalscaler_pb2_grpc
+from sqlalchemy import text
 
+from jobs_svc.catch_up import RECOUNT_SECONDS
+from jobs_svc.signals import Signals
+from jobs_svc.statements import Statements
 from svc_common.channel import stream
 from svc_common.errors import ErrorReason, ServiceError
-from tests.jobs_svc.client import ACCEPTED, CANCELLED, Client, Services, eventually, new_job, note
+from tests.jobs_svc.client import ABORTED, ACCEPTED, CANCELLED, Client, Services, eventually, new_job, note
 from tests.support.postgres import PostgresServer
 
 
@@ -48,6 +57,53 @@ async def test_a_watch_at_one_replica_sees_what_is_reported_at_the_other(replica
     assert [event.sequence for event in await watching] == list(range(1, 23))
 
 
+async def test_a_slow_watcher_misses_nothing_of_what_two_replicas_commit_in_turn(
+    replicas: tuple[Client, Client],
+) -> None:
+    first, second = replicas
+    [created] = await first.create(new_job("root"), claim_for_worker_id="w")
+    children = await first.create(
+        *(new_job(f"c{n}", parent_id="root", kind="tool") for n in range(6)), claim_for_worker_id="w"
+    )
+    seen: list[int] = []
+
+    async def watch() -> None:
+        async with stream(first.watch("root")) as responses:
+            async for response in responses:
+                seen.extend(event.sequence for event in response.events)
+                await asyncio.sleep(0.02)
+
+    async def grow(client: Client, lease: Any) -> None:
+        for _ in range(40):
+            await client.report(lease, events=[note(b"n" * 50_000)])
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(grow(replicas[n % 2], child.lease) for n, child in enumerate(children)))
+    await second.succeed(created.lease)
+    await watching
+    assert seen == list(range(1, seen[-1] + 1))
+
+
+async def test_news_of_more_than_a_notification_holds_reaches_all_whom_they_concern(
+    replicas: tuple[Client, Client],
+) -> None:
+    first, second = replicas
+    await first.create(new_job("j", kind="other"))
+    await first.claim_one("w", kinds=["other"])
+    waiting = asyncio.create_task(second.claim_one(wait=20))
+    watching = asyncio.create_task(second.log("j"))
+    async with stream(second.watch_stops("w")) as stops:
+        await anext(stops)
+        await asyncio.sleep(0.2)
+        await first.create(*(new_job(f"{n}" + "x" * 100, kind="many") for n in range(200)), new_job("mine"))
+        ids = [job.id for job in (await first.list_jobs(kinds=["many"], page_size=200)).jobs]
+        await first.abort(*ids, "j")
+        async with asyncio.timeout(20):
+            assert (await anext(stops)).job_id == "j"
+    assert (await waiting).job.id == "mine"
+    assert [event.state_change.state for event in await watching][-1:] == [ABORTED]
+
+
 async def test_an_abort_at_one_replica_reaches_the_worker_at_the_other(replicas: tuple[Client, Client]) -> None:
     first, second = replicas
     await first.create(new_job("j"))
@@ -58,6 +114,68 @@ async def test_an_abort_at_one_replica_reaches_the_worker_at_the_other(replicas:
         async with asyncio.timeout(20):
             stop = await anext(stops)
     assert (stop.job_id, stop.reason) == ("j", CANCELLED)
+
+
+async def test_work_that_arrives_at_one_replica_is_announced_to_the_scaler_at_the_other(services: Services) -> None:
+    first, second = [services.client(await services.start(poll_seconds=60)) for _ in range(2)]
+    ref = externalscaler_pb2.ScaledObjectRef(name="workers", namespace="dbp", scalerMetadata={"kinds": "work"})
+    async with stream(externalscaler_pb2_grpc.ExternalScalerStub(second.channel).StreamIsActive(ref)) as activity:
+        next_activity = asyncio.ensure_future(anext(activity))
+        await asyncio.sleep(0.2)
+        await first.create(new_job("j"))
+        async with asyncio.timeout(RECOUNT_SECONDS / 2):
+            assert (await next_activity).result
+
+
+async def test_a_replica_that_freezes_while_it_is_its_turn_to_write_loses_it(services: Services) -> None:
+    client = services.client(await services.start())
+    holding = "import psycopg, sys; c = psycopg.connect(sys.argv[1]); c.execute(sys.argv[2]); print('held', flush=True); input()"
+    turn = Statements(is_sqlite=False).writers_turn
+    assert turn
+    frozen = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", holding, services.database_url, turn[0], stdin=PIPE, stdout=PIPE
+    )
+    try:
+        assert frozen.stdout
+        assert await frozen.stdout.readline() == b"held\n"
+        frozen.send_signal(signal.SIGSTOP)
+        [created] = await client.create(new_job("j"))
+        assert created.created
+    finally:
+        frozen.kill()
+        await frozen.wait()
+
+
+async def test_a_listener_that_hears_nothing_at_all_connects_again(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs_svc.signals.SELF_CHECK_SECONDS", 0.1)
+    signals = Signals(postgres_url, lambda signal: None)
+    with pytest.raises(ServiceError) as caught:
+        await signals.run_listener()
+    assert caught.value.reason is ErrorReason.STORE_UNAVAILABLE
+    sending = asyncio.create_task(signals.run_sender())
+    listening = asyncio.create_task(signals.run_listener())
+    done, _ = await asyncio.wait({sending, listening}, timeout=1.5)
+    assert not done
+    for task in (sending, listening):
+        task.cancel()
+    await asyncio.gather(sending, listening, return_exceptions=True)
+
+
+async def test_nothing_is_prepared_on_connections_that_a_pooler_may_change(services: Services) -> None:
+    service = await services.start(poll_only=True)
+    client = services.client(service)
+    for number in range(10):
+        await client.create(new_job(f"j{number}"))
+        await client.succeed(await client.claim_one())
+        await client.get(f"j{number}")
+    with ExitStack() as stack:
+        connections = [stack.enter_context(service._database.engine.connect()) for _ in range(8)]
+        prepared = [
+            connection.scalar(text("SELECT count(*) FROM pg_prepared_statements")) for connection in connections
+        ]
+    assert prepared == [0] * 8
 
 
 async def test_no_job_is_leased_twice_by_replicas_that_claim_at_once(replicas: tuple[Client, Client]) -> None:

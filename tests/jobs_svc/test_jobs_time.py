@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from dbp.jobs.v1 import jobs_pb2
 
 from svc_common.channel import stream
+from svc_common.store import open_engine
 from svc_common.times import MICROS, now
 from tests.jobs_svc.client import (
     ABORTED,
@@ -148,3 +150,17 @@ async def test_what_was_acknowledged_is_there_after_a_restart(services: Services
     stats = await client.call("GetQueueStats", jobs_pb2.GetQueueStatsRequest())
     assert {kind.kind: kind.running for kind in stats.kinds} == {"work": 2}
     assert about((await client.log("root"))[-1]) == ("root", ABORTED, TIMEOUT)
+
+
+async def test_a_job_with_which_something_is_wrong_keeps_no_other_from_its_deadline(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = services.client(await services.start())
+    await client.create(new_job("torn", seconds=1), new_job("torn.child", parent_id="torn", seconds=0.4))
+    await client.create(new_job("whole", seconds=0.5))
+    engine = open_engine(services.database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM live WHERE id = 'torn'")
+    engine.dispose()
+    assert about((await client.log("whole"))[-1]) == ("whole", ABORTED, TIMEOUT)
+    assert "torn.child" in caplog.text
