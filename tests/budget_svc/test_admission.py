@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from dbp.budget.v1 import budget_pb2
 from dbp.common.v1 import common_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import money_pb2
 
 from budget_svc.settings import TenantSettings
@@ -99,6 +100,16 @@ async def test_budgets_are_created_all_or_none_and_once(house: House) -> None:
     assert len(await house.entries()) == 3
 
 
+async def test_a_refused_operation_leaves_no_tenants_budget_behind(house: House) -> None:
+    await refused(house.create("request", -1))
+    tenants = "tenant/acme/2026-11-23"
+    await refused(house.reserve("c", tenants, 10**18))
+    await refused(house.adjust(tenants, -1))
+    assert await house.entries() == []
+    await house.reserve("c", tenants, 10)
+    assert await house.balances(tenants) == (0, 10)
+
+
 async def test_a_repeated_creation_finds_the_budget_as_it_stands(house: House) -> None:
     await house.create("request", 100)
     await house.adjust("request", 300)
@@ -124,6 +135,9 @@ async def test_a_budget_that_makes_no_sense_is_refused(house: House) -> None:
         ("budgets[0].tenant", {"tenant": "a/b"}),
         ("budgets[0].id", {"id": "tenant/x/all"}),
         ("budgets[0].token_quota", {"token_quota": -1}),
+        ("budgets[0].deadline", {"deadline": Timestamp(seconds=3 * 10**13)}),
+        ("budgets[0].deadline", {"deadline": Timestamp(seconds=-1)}),
+        ("budgets[0].tool", {"tool": "a\0"}),
         ("limit", {"limit": amount(-1)}),
         ("conclusion_reserve", {"conclusion_reserve": amount(11)}),
         ("budgets[0].limit", {"limit": None}),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
 from dbp.budget.v1 import budget_pb2
 from sqlalchemy import text
 
+from budget_svc import retention
 from svc_common.channel import call
 from svc_common.errors import ErrorReason
 from svc_common.store import open_engine
 from svc_common.times import to_timestamp
 from tests.budget_svc.house import House, ManualClock, refused
+from tests.budget_svc.test_waiting import happens
 
 OpenHouse = Callable[..., Awaitable[House]]
 Entry = budget_pb2.LedgerEntry
@@ -47,7 +51,12 @@ async def test_every_change_of_a_balance_is_an_entry(house: House, clock: Manual
     last = (await house.entries("job"))[-1]
     assert (last.time.ToMicroseconds(), last.model_id, last.tokens.input_tokens) == (clock.time, "penny", 20)
     assert [entry.limit_delta_pico_usd for entry in await house.entries("request")] == [100, 50, 0, -20, 0]
-    assert len(await house.entries()) == 6  # the tenant's came first
+    await house.adjust("request", 80, conclusion_reserve=15)
+    await house.adjust("request", 80, conclusion_reserve=15)
+    last = (await house.entries("request"))[-1]
+    assert (last.cause, last.conclusion_reserve_delta_pico_usd) == (Entry.CAUSE_ADJUST, 15)
+    assert await house.verify() == []
+    assert len(await house.entries()) == 7  # the tenant's came first
     assert (await refused(house.entries("none"))).reason is ErrorReason.BUDGET_NOT_FOUND
 
 
@@ -110,6 +119,25 @@ async def test_verification_finds_a_balance_that_was_tampered_with(house: House,
     assert found == [("request", "open charges", 29, 30), ("request", "spent", 19, 20)]
 
 
+async def test_verification_finds_a_tree_that_does_not_hang_together(house: House, database_url: str) -> None:
+    await house.create("a", 1000)
+    await house.create("b", 1000, parent_id="a")
+    await house.create("c", 1000, parent_id="b")
+    await house.create("orphan", 1000)
+    await spend(house, "charge", "orphan", 20)
+    await house.reserve("open", "c", 30)
+    engine = open_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE budgets SET parent_id = 'c' WHERE id = 'b'"))
+        connection.execute(text("UPDATE budgets SET parent_id = 'nowhere' WHERE id = 'orphan'"))
+        connection.execute(text("UPDATE charges SET budget_id = 'nobody' WHERE id = 'open'"))
+    engine.dispose()
+    found = {(each.budget_id, each.balance) for each in await house.verify()}
+    assert found >= {(name, "way to the top") for name in ("b", "c", "orphan")}
+    assert found >= {("nobody", "missing budget"), ("nobody", "open charges"), ("c", "open charges")}
+    assert ("a", "way to the top") not in found
+
+
 async def test_retention_folds_ended_charges_and_changes_no_balance(open_house: OpenHouse, clock: ManualClock) -> None:
     house = await open_house(retention_days=1)
     await house.create("request", 10**9)
@@ -146,3 +174,32 @@ async def test_retention_folds_ended_charges_and_changes_no_balance(open_house: 
     assert [(entry.charge_count, entry.spent_delta_pico_usd) for entry in folds] == [(3, 30), (1, 5)]
     assert await house.balances("request") == (75, 0)
     assert await house.verify() == []
+
+
+async def test_replicas_that_fold_at_the_same_time_count_nothing_twice(
+    open_house: OpenHouse, database_url: str, clock: ManualClock
+) -> None:
+    if database_url.startswith("sqlite"):
+        pytest.skip("one process per SQLite file")
+    house = await open_house()
+    await house.create("request", 10**9)
+    engine = open_engine(database_url)
+
+    def fold_one() -> int:
+        with engine.begin() as connection:
+            return retention.fold(connection, clock.time + 1, 1)
+
+    await spend(house, "c0", "request", 10)
+    assert fold_one() == 1
+    await spend(house, "c1", "request", 10)
+    await spend(house, "c2", "request", 10)
+    with engine.begin() as first:
+        assert retention.fold(first, clock.time + 1, 1) == 1
+        second = asyncio.create_task(asyncio.to_thread(fold_one))
+        # It wants the day's total as well.
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        await happens(lambda: bool(first.scalar(waiting)))
+    assert await second == 1
+    engine.dispose()
+    assert await house.verify() == []
+    assert await house.balances("request") == (30, 0)

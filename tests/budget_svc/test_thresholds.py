@@ -41,6 +41,31 @@ async def test_each_threshold_is_told_once_and_those_passed_already_first(open_h
         assert sorted(await told(responses, 3)) == [("job", 50), ("request", 80), ("request", 100)]
 
 
+async def test_a_call_that_used_more_than_it_had_reserved_passes_thresholds_too(open_house: OpenHouse) -> None:
+    house = await open_house(poll_seconds=60)
+    await house.create("request", 100)
+    await house.reserve("c", "request", 40, dispatch=True)
+    request = budget_pb2.WatchThresholdsRequest(budget_id="request")
+    async with stream(house.stub.WatchThresholds(request)) as responses:
+        await house.settle("c", 95)
+        assert await told(responses, 2) == [("request", 50), ("request", 80)]
+
+
+async def test_a_limit_that_returns_is_told_of_anew(open_house: OpenHouse) -> None:
+    house = await open_house(poll_seconds=60)
+    await house.create("request", 100)
+    await house.create("other", 100, parent_id="request")
+    await house.reserve("c", "request", 50)
+    request = budget_pb2.WatchThresholdsRequest(budget_id="request")
+    async with stream(house.stub.WatchThresholds(request)) as responses:
+        assert await told(responses, 1) == [("request", 50)]
+        await house.adjust("request", 200)
+        await house.reserve("d", "other", 50)  # another threshold, so that the watch has looked at the raised limit
+        assert sorted(await told(responses, 2)) == [("other", 50), ("request", 50)]
+        await house.adjust("request", 100)
+        assert await told(responses, 3) == [("request", 50), ("request", 80), ("request", 100)]
+
+
 async def test_what_passes_in_another_replica_is_told_too(open_house: OpenHouse, database_url: str) -> None:
     if database_url.startswith("sqlite"):
         pytest.skip("one process per SQLite file")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any
 
 import pytest
 
+from budget_svc.operations import Release
+from budget_svc.settings import RateSettings
 from svc_common import deadline
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.times import MICROS, now
-from tests.budget_svc.house import Charge, House, refused
+from tests.budget_svc.house import Charge, House, ManualClock, refused
 
 OpenHouse = Callable[..., Awaitable[House]]
 
@@ -84,6 +87,45 @@ async def test_a_raised_limit_a_release_and_an_expiry_wake_too(full: House) -> N
     full.clock.pass_seconds(60)
     await full.service.keeper.sweep()
     assert await turns.until(3) == ["adjusted", "released", "expired"]
+
+
+async def test_what_a_refused_call_frees_wakes_too(full: House) -> None:
+    turns = Turns(full)
+    await turns.wait("c", "other", 60)
+    full.clock.pass_seconds(60)
+    assert (await refused(full.dispatch("first"))).reason is ErrorReason.CHARGE_STATE
+    assert await turns.until(1) == ["c"]
+
+
+async def test_what_a_caller_frees_who_does_not_wait_for_the_answer_wakes_too(full: House) -> None:
+    turns = Turns(full)
+    await turns.wait("c", "other", 60)
+    releasing = asyncio.create_task(full.service.keeper.do(Release("first")))
+    await asyncio.sleep(0)
+    releasing.cancel()
+    assert await turns.until(1) == ["c"]
+
+
+async def test_who_waits_for_time_to_pass_is_tried_however_others_come_and_go(
+    open_house: OpenHouse, clock: ManualClock
+) -> None:
+    house = await open_house(model_rates={"penny": RateSettings(requests_per_minute=1)})
+    await house.create("request", 100)
+    await house.create("dear", 78_750_000)
+    await house.reserve("first", "request", 10)
+    await house.reserve("all", "dear", 2, model_id="dear")
+    turns = Turns(house)
+    await turns.wait("second", "request", 10)
+
+    async def come_and_go(name: str) -> None:
+        for number in count():
+            await refused(house.reserve(f"{name}.{number}", "dear", 2, model_id="dear", max_wait=0.01))
+
+    others = [asyncio.create_task(come_and_go(name)) for name in "abcd"]
+    clock.pass_seconds(61)
+    assert await turns.until(1) == ["second"]
+    for other in others:
+        other.cancel()
 
 
 async def test_turns_go_by_priority_then_by_arrival_and_nobody_overtakes(full: House) -> None:
