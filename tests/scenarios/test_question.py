@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,21 +20,9 @@ from svc_common.times import MICROS, duration_from_seconds, now
 from tests.scenarios.conftest import OpenHouse
 from tests.scenarios.scripts import ANSWER, PLAN, TOOLS
 from tests.support.house import TestHouse, billed_pico_usd
-from tests.support.postgres import fresh_database
 
 Event = coordinator_pb2.RequestEvent
 Result = coordinator_pb2.RequestResult
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def stores(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """Options of `open_house` for each kind of store."""
-    if request.param == "sqlite":
-        yield {}
-        return
-    server = request.getfixturevalue("postgres_server_url")
-    with fresh_database(server) as jobs_url, fresh_database(server) as budget_url:
-        yield {"jobs_url": jobs_url, "budget_url": budget_url}
 
 
 async def ask(opened: TestHouse, **options: Any) -> list[Event]:
