@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -80,6 +80,7 @@ class Chaos:
         self._created: set[str] = set()
         self._roots: set[str] = set()
         self._seen: dict[str, list[int]] = {}
+        self._texts: defaultdict[str, str] = defaultdict(str)
         self.problems: list[str] = []
         self.kills: Counter[str] = Counter()
 
@@ -133,7 +134,9 @@ class Chaos:
             try:
                 async with stream(client.watch(root, seen[-1] if seen else 0)) as responses:
                     async for response in responses:
-                        seen.extend(event.sequence for event in response.events)
+                        for event in response.events:  # one that was merged stands for several positions
+                            seen.extend(range(event.first_sequence, event.sequence + 1))
+                            self._texts[root] += event.text.text
                     ended = True
             except ServiceError:
                 await asyncio.sleep(0.1)
@@ -166,7 +169,7 @@ class Chaos:
         process.start()
 
     async def _judge(self, client: Client) -> None:
-        """Every job terminal exactly once, no acknowledged write missing, every watcher each sequence number once."""
+        """Every job terminal exactly once, no acknowledged write missing, every watcher each sequence number once, no text lost."""
         accepted = dict(line.split("\t") for line in self._acknowledged.read_text().splitlines())
         for root in self._roots:
             log = await client.log(root)
@@ -178,6 +181,8 @@ class Chaos:
                 self.problems.append(f"{root}: the log does not end with the end of the root")
             if self._seen.get(root) != list(range(1, log[-1].sequence + 1)):
                 self.problems.append(f"{root}: a watcher saw {self._seen.get(root)} of {log[-1].sequence}")
+            if "".join(event.text.text for event in log) != self._texts[root]:
+                self.problems.append(f"{root}: the log has lost text that a watcher saw")
             for job in (await client.list_jobs(root_id=root)).jobs:
                 if job.id in accepted and job.result.decode() != accepted[job.id]:
                     self.problems.append(f"{job.id}: {accepted[job.id]!r} was acknowledged, {job.result!r} is kept")

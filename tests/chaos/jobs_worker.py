@@ -9,10 +9,11 @@ from pathlib import Path
 
 from dbp.jobs.v1 import jobs_pb2
 
-from svc_common.ids import process_name
-from tests.jobs_svc.client import ACCEPTED, Client, note
+from svc_common.ids import new_id, process_name
+from tests.jobs_svc.client import ACCEPTED, Client, note, text
 
 KINDS = ["root", "child"]
+PIECES = 3
 
 
 async def work(port: int, acknowledged: Path) -> None:
@@ -20,12 +21,14 @@ async def work(port: int, acknowledged: Path) -> None:
     name = process_name("chaos")
     with acknowledged.open("a", buffering=1) as file:
         while True:
-            for lease in await client.claim(name, kinds=KINDS, jobs=4, wait=2):
-                await asyncio.sleep(random.random() * 0.03)
-                await client.report(lease, name, events=[note(name.encode())], report_number=1)
+            for lease in await client.claim(name, kinds=KINDS, jobs=4, wait=2, claim_id=new_id()):
                 result = f"{name} {lease.fencing_token}"
+                await client.report(lease, name, events=[note(name.encode())], report_number=1)
+                for number in range(PIECES):  # of text, for compaction to merge
+                    await asyncio.sleep(random.random() * 0.01)
+                    await client.report(lease, name, events=[text(f"{result} {number} ")], report_number=2 + number)
                 success = jobs_pb2.Success(result=result.encode())
-                if await client.report(lease, name, success=success, report_number=2) == ACCEPTED:
+                if await client.report(lease, name, success=success, report_number=2 + PIECES) == ACCEPTED:
                     file.write(f"{lease.job.id}\t{result}\n")
 
 

@@ -82,10 +82,16 @@ class Client:
         return list((await self.call("CreateJobs", jobs_pb2.CreateJobsRequest(jobs=jobs, **fields))).jobs)
 
     async def claim(
-        self, worker: str = "w", *, kinds: Sequence[str] = ("work",), jobs: int = 1, wait: float = 0
+        self,
+        worker: str = "w",
+        *,
+        kinds: Sequence[str] = ("work",),
+        jobs: int = 1,
+        wait: float = 0,
+        claim_id: str = "",
     ) -> list[jobs_pb2.Lease]:
         request = jobs_pb2.ClaimJobsRequest(
-            worker_id=worker, kinds=kinds, max_jobs=jobs, max_wait=duration_from_seconds(wait)
+            worker_id=worker, kinds=kinds, max_jobs=jobs, max_wait=duration_from_seconds(wait), claim_id=claim_id
         )
         return list((await self.call("ClaimJobs", request)).leases)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from pathlib import Path
 
 import pytest
 from dbp.jobs.v1 import jobs_pb2
 
 from svc_common.channel import stream
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.server import StartupError
 from svc_common.times import now
 from tests.jobs_svc.client import (
     ABORTED,
@@ -484,3 +486,12 @@ async def test_stats_count_jobs_by_kind(client: Client) -> None:
     [work] = stats.kinds
     assert (work.kind, work.due, work.delayed, work.running) == ("work", 1, 1, 1)
     assert work.HasField("oldest_due_age")
+
+
+async def test_a_sqlite_file_belongs_to_one_service_at_a_time(tmp_path: Path) -> None:
+    async with Services(f"sqlite:///{tmp_path}/jobs.sqlite") as services:
+        service = await services.start()
+        with pytest.raises(StartupError, match="another process"):
+            await services.start()
+        await service.stop()
+        await services.start()

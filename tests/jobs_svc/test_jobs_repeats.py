@@ -20,30 +20,25 @@ from tests.jobs_svc.client import ACCEPTED, Client, Services, eventually, new_jo
 LARGE = b"x" * 1024 * 1024
 
 
-async def claim(client: Client, claim_id: str, jobs: int = 1) -> list[jobs_pb2.Lease]:
-    request = jobs_pb2.ClaimJobsRequest(worker_id="w", kinds=["work"], max_jobs=jobs, claim_id=claim_id)
-    return list((await client.call("ClaimJobs", request)).leases)
-
-
 async def test_a_repeated_claim_returns_its_leases_and_costs_no_attempt(client: Client) -> None:
     await client.create(*(new_job(f"j{number}", payload=b"p", max_attempts=1) for number in range(3)))
-    leases = await claim(client, "one", jobs=2)
-    again = await claim(client, "one", jobs=2)
+    leases = await client.claim(claim_id="one", jobs=2)
+    again = await client.claim(claim_id="one", jobs=2)
     assert [(lease.job.id, lease.fencing_token, lease.job.attempt) for lease in again] == [("j0", 1, 1), ("j1", 1, 1)]
     assert again[0].job == leases[0].job
     assert again[0].expire_time.ToMicroseconds() > leases[0].expire_time.ToMicroseconds()
     assert [await client.succeed(lease) for lease in again] == [ACCEPTED, ACCEPTED]
     # Nothing of it is left, so it is a claim like any other.
-    assert [lease.job.id for lease in await claim(client, "one", jobs=2)] == ["j2"]
+    assert [lease.job.id for lease in await client.claim(claim_id="one", jobs=2)] == ["j2"]
 
 
 async def test_a_lease_that_went_on_to_somebody_else_is_not_given_to_a_repeated_claim(services: Services) -> None:
     client = services.client(await services.start(lease_seconds=0.2))
     await client.create(new_job("j"))
-    await claim(client, "one")
+    await client.claim(claim_id="one")
     lease = await client.claim_one("other")
     assert lease.fencing_token == 2
-    assert await claim(client, "one") == []
+    assert await client.claim(claim_id="one") == []
 
 
 async def test_a_claim_beside_reports_can_be_repeated(client: Client) -> None:

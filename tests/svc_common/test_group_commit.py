@@ -44,6 +44,23 @@ async def test_one_poisonous_operation_fails_alone() -> None:
     assert isinstance(results[3], ValueError)
 
 
+async def test_a_poisonous_operation_costs_its_neighbours_few_commits() -> None:
+    commits = 0
+
+    def execute(ops: Sequence[int]) -> list[int | Exception]:
+        nonlocal commits
+        commits += 1
+        if 17 in ops:
+            raise ValueError("seventeen")
+        return list(ops)
+
+    committer = GroupCommitter(execute, name="test")
+    results = await asyncio.gather(*(committer.submit(number) for number in range(200)), return_exceptions=True)
+    await committer.close()
+    assert [number for number, result in enumerate(results) if isinstance(result, ValueError)] == [17]
+    assert commits < 30
+
+
 async def test_a_store_that_is_away_is_asked_once_per_batch() -> None:
     asked = 0
 
