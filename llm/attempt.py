@@ -1,9 +1,10 @@
-"""One try at one model: wait for a slot, reserve, send, listen, settle."""
+"""One try at one model: reserve, wait for a slot, send, listen, settle."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 
 from opentelemetry.trace import Span
 
@@ -16,11 +17,12 @@ from llm.metering import Denied, Meter, Prices, Reservation
 from llm.reply import Reply
 from llm.settings import LlmSettings
 from llm.settling import Settler
+from llm.slots import Slots
 from llm.structured import RESULT_TOOL
 from svc_common import telemetry
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.ids import new_id
-from svc_common.times import MICROS, now
+from svc_common.times import now, seconds_until
 from svc_common.tokens import TokenUsage
 
 _MAX_WAIT_SECONDS = 60.0
@@ -28,25 +30,26 @@ _SETTLE_SECONDS = 2.0
 _AWAY = frozenset({ErrorReason.SERVICE_UNAVAILABLE, ErrorReason.STORE_UNAVAILABLE, ErrorReason.OVERLOADED})
 
 
+@dataclass(frozen=True, slots=True)
+class CallParts:
+    """What all calls of a process share."""
+
+    settings: LlmSettings
+    bedrock: BedrockClient
+    meter: Meter
+    settler: Settler
+
+
 class PaidAttempt:
     """One try. `run` is called once; raises ModelCallError when the try failed and CallFailure when no other would do better."""
 
     def __init__(
-        self,
-        settings: LlmSettings,
-        bedrock: BedrockClient,
-        meter: Meter,
-        settler: Settler,
-        slots: asyncio.Semaphore,
-        model: Model,
-        call: ModelCall,
-        listener: Listener,
-        prepared: Prepared,
+        self, parts: CallParts, slots: Slots, model: Model, call: ModelCall, listener: Listener, prepared: Prepared
     ) -> None:
-        self._settings = settings
-        self._bedrock = bedrock
-        self._meter = meter
-        self._settler = settler
+        self._settings = parts.settings
+        self._bedrock = parts.bedrock
+        self._meter = parts.meter
+        self._settler = parts.settler
         self._slots = slots
         self._model = model
         self._call = call
@@ -55,29 +58,22 @@ class PaidAttempt:
         # An instance's id may have 128 characters and a charge's 160; 24 digits of an id are unique enough within an instance.
         self._charge_id = f"{call.instance_id}.{new_id()[:24]}"
         self._reply = Reply(model.thinking_tag, spoken_tool=RESULT_TOOL)
-        self._has_spoken = False
         self._start_time = now()
 
     async def run(self) -> Turn:
         if self._prepared.is_cut:
             await self._listener.on_warning(f"the context of {self._model.id} is full: what matters least was left out")
         try:
-            async with asyncio.timeout(seconds_until(self._call.deadline)) as limit, self._slots:
-                held = await self._reserve()
-                return await self._send(held, limit)
+            async with asyncio.timeout(seconds_until(self._call.deadline)) as limit:
+                return await self._send(await self._reserve(), limit)
         except TimeoutError:
-            message = "the time was over before the model had answered"
-            if self._has_spoken and self._call.speaks_once:
-                return self._turn(cut_by=OutOfTime(message))
-            raise OutOfTime(message, self._turn() if self._reply.has_begun else None) from None
-        except ModelCallError as error:
-            if self._has_spoken and self._call.speaks_once:
-                return self._turn(cut_by=error)
-            raise
+            raise OutOfTime("the time was over before the model had answered") from None
 
-    def _turn(self, cut_by: Exception | None = None) -> Turn:
+    @property
+    def turn(self) -> Turn:
+        """What the model has said so far."""
         reply = self._reply
-        return Turn(self._model.id, reply.blocks(), reply.stop_reason, reply.partial_tool_text, cut_by)
+        return Turn(self._model.id, reply.blocks(), reply.stop_reason, reply.partial_tool_text)
 
     async def _reserve(self) -> int:
         """Holds the worst case; if the budget has room for a smaller call that is of use, makes the call that small."""
@@ -133,29 +129,42 @@ class PaidAttempt:
         return smaller if smaller.input_bound <= readable else None
 
     async def _send(self, held: int, limit: asyncio.Timeout) -> Turn:
+        outcome, message = "", ""
+        usage: TokenUsage | None = None
+        cost = held
         renewing = asyncio.get_running_loop().create_task(self._renew())
         stream: EventStream | None = None
         with tracing.model_span(self._model.id, self._prepared.max_tokens) as span:
             try:
-                async with self._bedrock.converse(self._prepared.arguments, streaming=self._model.streaming) as stream:
+                async with (
+                    self._slots.taken(self._call.priority),
+                    self._bedrock.converse(
+                        self._prepared.arguments, streaming=self._model.streaming, priority=self._call.priority
+                    ) as stream,
+                ):
                     await self._listen(stream, limit)
-            except ModelCallError as error:
-                usage = self._reply.usage if error.begun else TokenUsage()
+                outcome, usage = self._reply.stop_reason, self._reply.usage
+                limit.reschedule(_loop_time(self._call.last_deadline))
                 cost = await self._settled(usage, held)
-                self._record(span, error.kind.name.lower(), error.message, usage, cost)
+            except ModelCallError as error:
+                outcome, message = error.kind.name.lower(), error.message
+                usage = self._reply.usage if error.begun else TokenUsage()
+                cost = _unsettled(usage, held)  # should the wait for the settlement be cut short
+                cost = await self._settled(usage, held)
                 raise
             except BaseException as error:
-                # No time to wait for the settlement: whoever cancels wants it over, and a deadline is near.
+                if outcome:  # it was whole, and only its settlement is not waited for any longer
+                    raise
+                outcome, message = "out_of_time" if limit.expired() else "cancelled", type(error).__name__
                 usage = self._reply.usage if stream is not None and stream.is_sent else TokenUsage()
+                # No time to wait for the settlement: whoever cancels wants it over, and a deadline is near.
                 self._settler.settle(self._charge_id, usage)
-                outcome = "out_of_time" if limit.expired() else "cancelled"
-                self._record(span, outcome, type(error).__name__, usage, 0 if usage == TokenUsage() else held)
+                cost = _unsettled(usage, held)
                 raise
             finally:
                 renewing.cancel()
-            cost = await self._settled(self._reply.usage, held)
-            self._record(span, self._reply.stop_reason, "", self._reply.usage, cost)
-            return self._turn()
+                self._record(span, outcome, message, usage, cost)
+            return self.turn
 
     async def _settled(self, usage: TokenUsage | None, held: int) -> int:
         """Settles and returns the cost; what was held, when it takes so long that the turn would be lost waiting for it."""
@@ -163,31 +172,29 @@ class PaidAttempt:
         left = seconds_until(self._call.last_deadline)
         await asyncio.wait({settling}, timeout=max(0.0, min(_SETTLE_SECONDS, left / 2)))
         cost = settling.result() if settling.done() else None
-        return held if cost is None else cost
+        return _unsettled(usage, held) if cost is None else cost
 
     async def _listen(self, stream: EventStream, limit: asyncio.Timeout) -> None:
         reply, settings = self._reply, self._settings
         patience = settings.first_event_seconds
-        while not reply.is_complete:
-            try:
+        may_be_late = False
+        try:
+            while not reply.is_complete:
                 events = await stream.next(settings.usage_seconds if reply.stop_reason else patience)
-            except ModelCallError:
-                if reply.stop_reason:
-                    return  # the answer is whole, only its usage is lost: it is charged in full
+                if not events:
+                    raise ModelCallError(Kind.LOST, "the response ended in the middle", begun=True)
+                patience = settings.stall_seconds
+                for event in events:
+                    text = reply.feed(event)
+                    if may_be_late is not (reply.is_answering or bool(reply.stop_reason)):
+                        may_be_late = not may_be_late
+                        limit.reschedule(_loop_time(self._call.last_deadline if may_be_late else self._call.deadline))
+                    if text:
+                        await self._listener.on_text(text)
+        except ModelCallError:
+            if not reply.stop_reason:
                 raise
-            if not events:
-                if reply.stop_reason:
-                    return
-                raise ModelCallError(Kind.LOST, "the response ended in the middle", begun=True)
-            patience = settings.stall_seconds
-            for event in events:
-                had_begun = reply.has_begun
-                text = reply.feed(event)
-                if reply.has_begun and not had_begun:
-                    limit.reschedule(_loop_time(self._call.last_deadline))
-                if text:
-                    self._has_spoken = True
-                    await self._listener.on_text(text)
+            # The answer is whole, only its usage is lost: it is charged in full.
 
     async def _renew(self) -> None:
         lease = self._settings.charge_lease_seconds
@@ -218,8 +225,9 @@ class PaidAttempt:
         )
 
 
-def seconds_until(time: int) -> float:
-    return (time - now()) / MICROS
+def _unsettled(usage: TokenUsage | None, held: int) -> int:
+    """What a charge counts as until its settlement is known."""
+    return 0 if usage == TokenUsage() else held
 
 
 def _loop_time(time: int) -> float:

@@ -33,6 +33,7 @@ from urllib3 import HTTPConnectionPool
 
 from llm.bedrock_errors import EXPECTED, Kind, ModelCallError, error_from
 from llm.settings import LlmSettings
+from llm.slots import Slots
 
 if TYPE_CHECKING:
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
@@ -59,22 +60,30 @@ class _Aborted(OSError):
 class _Calling:
     """One call as its thread sees it. The connection it uses says whose it is, so that an abort never hits a later user of it."""
 
-    def __init__(self, *, counts_as_sent: bool) -> None:
-        self.lock = threading.Lock()
-        self.connection: _OwnedConnection | None = None
-        self.is_aborted = False
-        self.is_sent = counts_as_sent
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: _OwnedConnection | None = None
+        self._is_aborted = False
+        self.is_sent = False
+        """It has gone out, or may have. Once aborted, a call that has not never will."""
 
     def abort(self) -> None:
         """Shuts the call's connection down, or keeps it from being sent. Never blocks."""
-        with self.lock:
-            self.is_aborted = True
-            connection = self.connection
+        with self._lock:
+            self._is_aborted = True
+            connection = self._connection
         if connection is not None:
             connection.shut_down_for(self)
 
+    def send_on(self, connection: _OwnedConnection | None) -> None:
+        """Says that it is about to be sent; None: on a connection that is not known."""
+        with self._lock:
+            self.check()
+            self._connection = connection
+            self.is_sent = True
+
     def check(self) -> None:
-        if self.is_aborted:
+        if self._is_aborted:
             raise _Aborted("the call was given up")
 
 
@@ -90,9 +99,12 @@ class _OwnedConnection:
         super().__init__(*args, **kwargs)
         self._owner: _Calling | None = None
         self._owner_lock = threading.Lock()
+        # A connection forgets its socket as soon as a response says "close", long before that response has been read.
+        self._socket: socket.socket | None = None
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]  # of the connection class this is mixed into
+        self._socket = self.sock
         if call := _calling.get():
             call.check()
 
@@ -100,17 +112,14 @@ class _OwnedConnection:
         if call := _calling.get():
             with self._owner_lock:
                 self._owner = call
-            with call.lock:
-                call.connection = self
-                call.check()
-                call.is_sent = True
+            call.send_on(self)
         return super().request(*args, **kwargs)  # type: ignore[misc]
 
     def shut_down_for(self, call: _Calling) -> None:
         with self._owner_lock:
-            if self._owner is call and self.sock is not None:
+            if self._owner is call and self._socket is not None:
                 with contextlib.suppress(OSError):  # closed already
-                    self.sock.shutdown(socket.SHUT_RDWR)
+                    self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class _HttpConnection(_OwnedConnection, AWSHTTPConnection):  # type: ignore[misc]  # the stubs disagree with each other
@@ -134,8 +143,8 @@ class EventStream:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, knows_its_socket: bool) -> None:
         self._loop = loop
-        # Without the hook nobody can tell whether a call has gone out, so it is taken to have.
-        self._calling = _Calling(counts_as_sent=not knows_its_socket)
+        self._knows_its_socket = knows_its_socket
+        self._calling = _Calling()
         self._inbox: deque[Event | ModelCallError | None] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._is_waking = False
@@ -177,14 +186,15 @@ class EventStream:
         end: ModelCallError | None = None
         try:
             self._calling.check()
+            if not self._knows_its_socket:  # nobody can tell when it goes out, so it is taken to do so from here on
+                self._calling.send_on(None)
             with contextlib.closing(open_stream()) as events:
                 begun = True
                 for event in events:
+                    self._calling.check()
                     self._hand_on(event)
         except EXPECTED as error:
-            end = error_from(error, in_stream=begun)
-            if isinstance(error, _Aborted) or not self._calling.is_sent:
-                end.begun = False
+            end = error_from(error, is_sent=self._calling.is_sent, in_stream=begun)
         except BaseException as error:
             end = ModelCallError(Kind.INVALID, f"a bug in the call: {type(error).__name__}", begun=True)
             raise
@@ -252,7 +262,7 @@ class _PlainParser:
             return self._parser.parse(response, shape)
         try:
             return {response["headers"][":event-type"]: json.loads(response["body"])}
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise ParserError("an event that is no JSON") from error
 
 
@@ -276,18 +286,21 @@ class BedrockClient:
         )
         self._pools: list[HTTPConnectionPool] = []
         self.can_abort = _hook_connections(self._client, self._pools)
-        self._slots = asyncio.Semaphore(settings.concurrent_calls)
+        self._slots = Slots(settings.concurrent_calls)
         self._threads = ThreadPoolExecutor(settings.concurrent_calls, thread_name_prefix="bedrock")
         self._running: set[EventStream] = set()
 
     @asynccontextmanager
-    async def converse(self, request: Mapping[str, Any], *, streaming: bool) -> AsyncIterator[EventStream]:
+    async def converse(
+        self, request: Mapping[str, Any], *, streaming: bool, priority: int = 0
+    ) -> AsyncIterator[EventStream]:
         """Makes a call with the arguments of boto3's `converse_stream` (or `converse`, shown as events too).
 
+        Calls of a higher priority go first where calls wait for others to end.
         An exception within the block aborts the call. One left in peace has a second to end by itself.
         """
         loop = asyncio.get_running_loop()
-        await self._slots.acquire()
+        await self._slots.acquire(priority)
         stream = EventStream(loop, knows_its_socket=self.can_abort)
         self._running.add(stream)
 
@@ -327,19 +340,22 @@ class BedrockClient:
 
     def _open_whole(self, request: Mapping[str, Any]) -> _Events:
         response: Any = self._client.converse(**request)
+        # botocore does not notice that a body breaks off: it shows what is missing as left out.
+        if not {"output", "stopReason", "usage"} <= response.keys() or "message" not in response["output"]:
+            raise ParserError("a response that breaks off")
         return _as_events(response)
 
 
 def _as_events(response: Mapping[str, Any]) -> Generator[Event, None, None]:
     yield {"messageStart": {"role": "assistant"}}
-    for index, block in enumerate(response["output"]["message"]["content"]):
+    for index, block in enumerate(response["output"]["message"].get("content", ())):
         if "text" in block:
             yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": {"text": block["text"]}}}
         elif "toolUse" in block:
             use = block["toolUse"]
-            start = {"toolUse": {"toolUseId": use["toolUseId"], "name": use["name"]}}
-            yield {"contentBlockStart": {"contentBlockIndex": index, "start": start}}
-            yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": {"toolUse": {"input": use["input"]}}}}
+            yield {"contentBlockStart": {"contentBlockIndex": index, "start": {"toolUse": use}}}
+            piece = {"input": json.dumps(use.get("input", {}))}
+            yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": {"toolUse": piece}}}
         yield {"contentBlockStop": {"contentBlockIndex": index}}
     yield {"messageStop": {"stopReason": response["stopReason"]}}
     yield {"metadata": {"usage": response["usage"]}}

@@ -38,6 +38,8 @@ class Kind(Enum):
     """The input does not fit the model's context window."""
     GONE = auto()
     """The model is unknown, at the end of its life, or not callable under this id."""
+    UNFIT = auto()
+    """The model does not take such a request; another may."""
     DENIED = auto()
     """These credentials may not use the model."""
     UNPRICED = auto()
@@ -71,6 +73,7 @@ POLICIES: Mapping[Kind, Policy] = {
     Kind.QUOTA: Policy(),
     Kind.TOO_LONG: Policy(),
     Kind.GONE: Policy(shun=True),
+    Kind.UNFIT: Policy(),
     Kind.DENIED: Policy(shun=True),
     Kind.UNPRICED: Policy(shun=True),
     Kind.INVALID: Policy(fallback=False),
@@ -101,6 +104,12 @@ _TOO_LONG = re.compile(
     re.I,
 )
 _NOT_CALLABLE = re.compile(r"on-demand throughput|model identifier is invalid|end of (its )?life|legacy", re.I)
+_UNFIT = re.compile(
+    r"\b(deprecated|unsupported|(not|n't) (be )?(supported|specified|allowed)).{0,40} (for|by|on|with|in) this model"
+    r"|\bthis model (doesn't|does not|can't|cannot) (support|accept|take)",
+    re.I,
+)
+_PARAMETER = re.compile(r"parameter (?:in )?([\w.\[\]]{1,100})")
 
 
 class ModelCallError(Exception):
@@ -123,23 +132,25 @@ class ModelCallError(Exception):
 
 
 # All that a call may raise by the fault of the network, the endpoint or the credentials; anything else is a bug of ours.
-EXPECTED = (boto.BotoCoreError, boto.ClientError, ParserError, urllib3.exceptions.HTTPError, OSError)
+EXPECTED = (boto.BotoCoreError, boto.ClientError, ParserError, urllib3.exceptions.HTTPError, OSError, RecursionError)
 
 
-def error_from(error: Exception, *, in_stream: bool) -> ModelCallError:
-    """What one of `EXPECTED` means. `in_stream`: it came after the response had begun."""
+def error_from(error: Exception, *, is_sent: bool, in_stream: bool) -> ModelCallError:
+    """What one of `EXPECTED` means. It came after the request was sent, or may have been; after the response had begun."""
     match error:
         case boto.ClientError():
             return _from_response(error, in_stream)
         case boto.NoCredentialsError() | boto.PartialCredentialsError() | boto.CredentialRetrievalError():
             return ModelCallError(Kind.DENIED, "there are no AWS credentials to call the model with", begun=False)
-        case (
-            boto.EndpointConnectionError() | boto.ConnectTimeoutError() | boto.ProxyConnectionError() | boto.SSLError()
-        ):
+        case boto.EndpointConnectionError() | boto.ConnectTimeoutError() | boto.ProxyConnectionError():
             return ModelCallError(Kind.UNREACHABLE, "the model endpoint cannot be reached", begun=False)
-        case boto.ParamValidationError():
-            return ModelCallError(Kind.INVALID, f"boto3 refuses the request: {error}", begun=False)
-    return ModelCallError(Kind.LOST, f"the connection to the model broke ({type(error).__name__})", begun=True)
+        case boto.SSLError() if not is_sent:
+            return ModelCallError(Kind.UNREACHABLE, "no safe connection to the model endpoint", begun=False)
+        case boto.ParamValidationError():  # its text quotes the request, after the name of what is wrong
+            name = _PARAMETER.search(str(error))
+            message = f"boto3 refuses the request: {name[1] if name else 'a parameter'} is not as it must be"
+            return ModelCallError(Kind.INVALID, message, begun=False)
+    return ModelCallError(Kind.LOST, f"the connection to the model broke ({type(error).__name__})", begun=is_sent)
 
 
 def _from_response(error: boto.ClientError, in_stream: bool) -> ModelCallError:
@@ -148,16 +159,25 @@ def _from_response(error: boto.ClientError, in_stream: bool) -> ModelCallError:
     text = str(response.get("Error", {}).get("Message", ""))
     metadata = response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 0)
-    kind = _KIND_OF_CODE.get(code.lower())
-    if kind is None:
-        kind = Kind.STREAM_BROKEN if in_stream else _kind_of_status(status)
+    known = _KIND_OF_CODE.get(code.lower())
+    kind = known or (Kind.STREAM_BROKEN if in_stream else _kind_of_status(status))
     if kind is Kind.INVALID:
-        kind = Kind.TOO_LONG if _TOO_LONG.search(text) else Kind.GONE if _NOT_CALLABLE.search(text) else kind
+        kind = _kind_of_refusal(text)
     if kind is Kind.DENIED:  # its text names accounts and roles
         _log.warning("access to the model is denied: %s", text)
         text = "access to the model is denied"
     hint = _seconds(metadata.get("HTTPHeaders", {}).get("retry-after"))
-    return ModelCallError(kind, f"{code or 'an error without a name'}: {text}"[:500], begun=in_stream, retry_after=hint)
+    # Who answers for Bedrock with a server error that is none of its own, a proxy, does not know whether the model ran.
+    begun = in_stream or (known is None and status >= 500)
+    return ModelCallError(kind, f"{code or 'an error without a name'}: {text}"[:500], begun=begun, retry_after=hint)
+
+
+def _kind_of_refusal(text: str) -> Kind:
+    if _TOO_LONG.search(text):
+        return Kind.TOO_LONG
+    if _NOT_CALLABLE.search(text):
+        return Kind.GONE
+    return Kind.UNFIT if _UNFIT.search(text) else Kind.INVALID
 
 
 def _kind_of_status(status: int) -> Kind:

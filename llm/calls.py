@@ -4,6 +4,7 @@ CallFailure             a call that brought no turn
   OutOfTime             its deadline came before the model had answered
   OutOfMoney            the budget has no room for it
   NoModel               every model of the role failed, or the request is one that none takes
+    Throttled           the models would answer, but later than there is time for
   MeterAway             the keeper of budgets did not answer
 """
 
@@ -19,19 +20,16 @@ from svc_common.tokens import TokenUsage
 
 
 class CallFailure(Exception):
-    """See the head of the module. The message is for people."""
+    """See the head of the module. The message is for people; `partial` is the most that a model had said, if anything."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+        self.partial: Turn | None = None
 
 
 class OutOfTime(CallFailure):
-    """`partial` is what the model had said by then, if anything."""
-
-    def __init__(self, message: str, partial: Turn | None = None) -> None:
-        super().__init__(message)
-        self.partial = partial
+    pass
 
 
 class OutOfMoney(CallFailure):
@@ -39,6 +37,10 @@ class OutOfMoney(CallFailure):
 
 
 class NoModel(CallFailure):
+    pass
+
+
+class Throttled(NoModel):
     pass
 
 
@@ -80,22 +82,25 @@ class ModelCall:
     deadline: int
     """Until when the model must have begun to answer."""
     last_deadline: int
-    """Until when it may go on once it has begun."""
-    speaks_once: bool
-    """Text that the listener has got cannot be taken back: a try that has said something is not repeated, but cut short."""
+    """Until when it may go on while it says what is for the reader."""
     is_conclusion: bool = False
     priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a model said. `cut_by` says why it was cut short after it had been heard; None when it ended by itself."""
+    """What a model said."""
 
     model_id: str
     blocks: Sequence[Block]
     stop_reason: str
     partial_tool_text: str = ""
-    cut_by: Exception | None = None
+    """Arguments of its result that it was still writing."""
+
+    @property
+    def text(self) -> str:
+        """What is for the reader: its text, else the unfinished arguments."""
+        return "".join(block.get("text", "") for block in self.blocks) or self.partial_tool_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +117,13 @@ class Attempt:
     usage: TokenUsage | None
     """None when it is unknown."""
     cost: int
-    """Pico-USD; all that was held when the usage is unknown."""
+    """Pico-USD; all that was held when the usage is unknown, or nobody waited for its settlement."""
     start_time: int
     end_time: int
 
 
 class Listener(Protocol):
-    """Who hears of a call while it runs."""
+    """Who hears of a call while it runs. What a try has said is void when another one speaks."""
 
     async def on_text(self, text: str) -> None: ...
 

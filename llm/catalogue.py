@@ -32,6 +32,7 @@ class Model(BaseModel):
     tool_choice: frozenset[ToolChoice] = frozenset({"auto"})
     streaming: bool = True
     system: bool = True
+    temperature: bool = True
     caching: frozenset[Literal["system", "messages"]] = frozenset()
     thinking_tag: Annotated[str, Field(pattern=r"^\w*$")] = ""
     bytes_per_token: Annotated[float, Field(ge=1.0, le=8.0)] = 3.0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from svc_common.endings import EndReason
 from svc_common.tokens import TokenUsage
 
 Block = dict[str, Any]
@@ -36,6 +37,14 @@ class Tally:
         return replace(self, model_ids=known)
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Why an instance must stop asking. `reason` is NONE when what it has is all it was meant to have."""
+
+    reason: EndReason
+    words: str
+
+
 @dataclass(slots=True)
 class Conversation:
     """Messages in the form of the Converse API, roles alternating and starting with "user"."""
@@ -44,6 +53,8 @@ class Conversation:
     tally: Tally = field(default_factory=Tally)
     stop_reason: str = ""
     """Why the model's last turn ended."""
+    conclusion: Cut | None = None
+    """Why the model was asked to conclude, if it was: it may call tools no more."""
 
     def add_user(self, blocks: Sequence[Block]) -> None:
         """Adds blocks to the user's turn: a new message, or more of the last one if that is the user's."""
@@ -69,6 +80,7 @@ class Conversation:
             "messages": self.messages,
             "tally": asdict(self.tally),
             "stop_reason": self.stop_reason,
+            "conclusion": self.conclusion and [self.conclusion.reason.name, self.conclusion.words],
         }
         return json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -82,6 +94,8 @@ class Conversation:
             tally = state["tally"]
             usage = TokenUsage(**tally.pop("usage"))
             model_ids = tuple(tally.pop("model_ids"))
-            return cls(state["messages"], Tally(usage=usage, model_ids=model_ids, **tally), state["stop_reason"])
+            conclusion = state["conclusion"] and Cut(EndReason[state["conclusion"][0]], state["conclusion"][1])
+            counted = Tally(usage=usage, model_ids=model_ids, **tally)
+            return cls(state["messages"], counted, state["stop_reason"], conclusion)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a stored conversation: {error}") from error

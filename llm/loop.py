@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llm import audit, notices
-from llm.attempt import seconds_until
 from llm.audit_trail import AuditTrail
-from llm.calls import Attempt, MeterAway, ModelCall, NoModel, OutOfMoney, OutOfTime, Prepared, Turn
+from llm.calls import Attempt, CallFailure, MeterAway, ModelCall, OutOfMoney, OutOfTime, Prepared, Throttled
 from llm.catalogue import Catalogue, Model
-from llm.conversation import Conversation
+from llm.conversation import Conversation, Cut
 from llm.gateway import Gateway
 from llm.instance import Host, InstanceResult, Task, ToolOutcome, ToolSpec, ToolUse
 from llm.notices import Notices
@@ -19,10 +18,10 @@ from llm.requests import Question, build, is_tight
 from llm.settings import LlmSettings
 from llm.structured import RESULT_TOOL, Result, find_result
 from llm.tokens import compact_json
-from llm.tool_calls import judge, result_block, tool_uses
+from llm.tool_calls import judge, result_block, tool_uses, with_sound_calls
 from svc_common import deadline
 from svc_common.endings import EndReason
-from svc_common.times import MICROS, now
+from svc_common.times import MICROS, now, seconds_until
 from svc_common.tokens import TokenUsage
 
 # Turns in a row of which no call could be run: the model is not getting anywhere.
@@ -38,14 +37,6 @@ _HOW_TO_GET: Mapping[EndReason, str] = {
     EndReason.LLM_ERROR: "the model failed before it was done: ask again",
     EndReason.INTERNAL_ERROR: "a service was away before the work was done: ask again",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Why an instance must stop asking. `reason` is NONE when what it has is all it was meant to have."""
-
-    reason: EndReason
-    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +64,7 @@ class InstanceLoop:
         settings = parts.settings
         self._last_deadline = task.deadline - int(settings.return_margin_seconds * MICROS)
         self._deadline = self._last_deadline - _conclusion_time(settings, self._last_deadline - now())
-        self._conclusion: Cut | None = None
-        self._has_spoken = False
+        self._heard = ""
         self._is_void = False
         self._cut_text = ""
         self._warnings: set[str] = set()
@@ -85,36 +75,41 @@ class InstanceLoop:
         while True:
             ended = await (self._react() if self._talk.unanswered else self._ask())
             if ended is not None:
+                await self._leave_as_heard(ended)
                 return ended
 
     # -- asking the model --
 
     async def _ask(self) -> InstanceResult | None:
         """Adds the model's next turn. Returns a result when there can be none."""
-        self._conclusion = self._conclusion or self._limit_reached()
+        self._talk.conclusion = self._talk.conclusion or self._limit_reached()
         await self._take_back_text()
         try:
             turn = await self._parts.gateway.call(self._model_call(), self)
-        except OutOfTime as failure:
+        except CallFailure as failure:
             if failure.partial is not None:
-                self._cut_text = _text_of(failure.partial)
-            return self._conclude_or_end(Cut(EndReason.TIMEOUT, failure.message))
-        except OutOfMoney as failure:
-            return self._conclude_or_end(Cut(EndReason.BUDGET_EXCEEDED, failure.message))
-        except NoModel as failure:
-            return self._end(self._cut_text, Cut(EndReason.LLM_ERROR, failure.message))
-        except MeterAway as failure:
-            return self._end(self._cut_text, Cut(EndReason.INTERNAL_ERROR, failure.message))
+                self._cut_text = max(self._cut_text, failure.partial.text, key=len)
+            return self._meet(failure)
         self._talk.tally = self._talk.tally.with_answer(turn.model_id)
         self._talk.stop_reason = turn.stop_reason
-        if turn.cut_by is not None:
-            reason = EndReason.TIMEOUT if isinstance(turn.cut_by, OutOfTime) else EndReason.LLM_ERROR
-            return self._end(_text_of(turn), Cut(reason, str(turn.cut_by)))
         if not turn.blocks:
             return self._repair(notices.ASK_FOR_ANSWER)
-        self._talk.add_assistant(turn.blocks)
+        self._talk.add_assistant(with_sound_calls(turn.blocks, self._talk.messages))
         await self._host.on_turn(self._talk)
         return None
+
+    def _meet(self, failure: CallFailure) -> InstanceResult | None:
+        """Has the next call conclude, if that may succeed where this one failed; else ends the instance with what it has."""
+        match failure:
+            case OutOfTime():
+                return self._conclude_or_end(Cut(EndReason.TIMEOUT, failure.message))
+            case OutOfMoney():
+                return self._conclude_or_end(Cut(EndReason.BUDGET_EXCEEDED, failure.message))
+            case MeterAway():
+                return self._end(self._cut_text, Cut(EndReason.INTERNAL_ERROR, failure.message))
+            case Throttled() if self._talk.tally.rounds:
+                return self._conclude_or_end(Cut(EndReason.LLM_ERROR, failure.message))
+        return self._end(self._cut_text, Cut(EndReason.LLM_ERROR, failure.message))
 
     def _limit_reached(self) -> Cut | None:
         tally = self._talk.tally
@@ -132,12 +127,12 @@ class InstanceLoop:
 
     def _conclude_or_end(self, cut: Cut) -> InstanceResult | None:
         """Has the next call conclude; ends the instance if this one was meant to, or there is no time for it."""
-        is_over = self._conclusion is not None or now() >= self._last_deadline
-        if is_over:
-            first = self._conclusion if self._conclusion and self._conclusion.reason is not EndReason.NONE else cut
-            return self._end(self._cut_text, first)
-        self._conclusion = cut
-        return None
+        concluding = self._talk.conclusion
+        if concluding is None and now() < self._last_deadline:
+            self._talk.conclusion = cut
+            return None
+        is_first = concluding is not None and concluding.reason is not EndReason.NONE
+        return self._end(self._cut_text, concluding if is_first else cut)
 
     @property
     def _offers_tools(self) -> bool:
@@ -156,24 +151,23 @@ class InstanceLoop:
             budget_id=self._task.budget_id,
             models=self._models,
             prepare=prepare,
-            deadline=self._last_deadline if self._conclusion else self._deadline,
+            deadline=self._last_deadline if self._talk.conclusion else self._deadline,
             last_deadline=self._last_deadline,
-            speaks_once=self._task.response_schema is None,
-            is_conclusion=self._conclusion is not None,
+            is_conclusion=self._talk.conclusion is not None,
             priority=self._task.priority,
         )
 
     def _question(self) -> Question:
-        task, texts, concludes = self._task, self._parts.texts, self._conclusion is not None
+        task, texts, concludes = self._task, self._parts.texts, self._talk.conclusion is not None
         schema = task.response_schema
         result_tool = () if schema is None else (ToolSpec(RESULT_TOOL, texts.text(notices.RESULT_TOOL), schema),)
         tools = (*(task.tools if self._offers_tools and not concludes else ()), *result_tool)
         must_call = None if schema is None else RESULT_TOOL if len(tools) == 1 else ""
         limit = task.max_output_tokens
         spoken = Conversation(list(self._talk.messages))
-        if self._conclusion:
+        if self._talk.conclusion:
             occasion = notices.CONCLUDE if schema is None else notices.CONCLUDE_WITH_RESULT
-            words = texts.text(occasion, reason=self._conclusion.words)
+            words = texts.text(occasion, reason=self._talk.conclusion.words)
             last = spoken.messages[-1]
             spoken.messages[-1] = {**last, "content": [*last["content"], {"text": words}]}
             limit = min(limit, self._parts.settings.conclusion_max_tokens)
@@ -202,14 +196,14 @@ class InstanceLoop:
         if schema is not None and (result := find_result(blocks, schema)):
             return self._take_result(result)
         uses = tool_uses(blocks)
-        if uses and not self._conclusion:
+        if uses and not self._talk.conclusion:
             await self._run_tools(uses)
             return None
         text = "".join(block.get("text", "") for block in blocks)
         if schema is not None or not text:
             occasion = notices.ASK_FOR_RESULT if schema is not None else notices.ASK_FOR_ANSWER
             return self._repair(occasion)
-        return self._end(text, self._conclusion)
+        return self._end(text, self._talk.conclusion)
 
     async def _run_tools(self, uses: Sequence[ToolUse]) -> None:
         task, talk, settings = self._task, self._talk, self._parts.settings
@@ -233,7 +227,7 @@ class InstanceLoop:
                 outcomes |= {use.id: late for use in verdict.to_run}
                 notice_ids |= {use.id for use in verdict.to_run}
             if now() > self._deadline - _LEAST_ASKING:
-                self._conclusion = Cut(EndReason.TIMEOUT, "the time for tool calls is over")
+                self._talk.conclusion = Cut(EndReason.TIMEOUT, "the time for tool calls is over")
             talk.tally = replace(talk.tally, rounds=round, fruitless_turns=0)
         else:
             talk.tally = replace(talk.tally, fruitless_turns=talk.tally.fruitless_turns + 1)
@@ -242,7 +236,7 @@ class InstanceLoop:
 
     def _take_result(self, result: Result) -> InstanceResult | None:
         if not result.problems:
-            return self._end("", self._conclusion, output=result.output)
+            return self._end("", self._talk.conclusion, output=result.output)
         self._cut_text = result.raw
         if self._talk.tally.repairs >= _MAX_REPAIRS:
             words = f"the result stayed invalid: {'; '.join(result.problems)}"
@@ -298,7 +292,7 @@ class InstanceLoop:
     async def on_text(self, text: str) -> None:
         if self._is_void:
             await self._take_back_text()
-        self._has_spoken = True
+        self._heard += text
         await self._host.on_text(text)
 
     async def on_warning(self, message: str) -> None:
@@ -315,14 +309,17 @@ class InstanceLoop:
     async def _take_back_text(self) -> None:
         """What was said so far turns out not to be the answer."""
         self._is_void = False
-        if self._has_spoken:
-            self._has_spoken = False
+        if self._heard:
+            self._heard = ""
             await self._host.on_restart()
 
-
-def _text_of(turn: Turn) -> str:
-    """What a turn that broke off had said: its text, else the arguments it was writing."""
-    return "".join(block.get("text", "") for block in turn.blocks) or turn.partial_tool_text
+    async def _leave_as_heard(self, result: InstanceResult) -> None:
+        """Has the host hear what the result says, should it have heard something else last: a try that was not the best."""
+        said = result.text.removesuffix(_CUT_MARK)
+        if result.output is None and self._heard and self._heard.strip() != said.strip():
+            await self._take_back_text()
+            if said:
+                await self._host.on_text(said)
 
 
 def _conclusion_time(settings: LlmSettings, total: int) -> int:

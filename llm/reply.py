@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm.bedrock_errors import Kind, ModelCallError
 from llm.conversation import Block
+from llm.model_text import json_object, sound
 from svc_common.tokens import TokenUsage
 
 MALFORMED = "malformed_json"
@@ -16,8 +17,9 @@ MALFORMED = "malformed_json"
 
 @dataclass(slots=True)
 class _OpenBlock:
-    tool: Mapping[str, Any] | None = None
-    pieces: list[Any] = field(default_factory=list)
+    tool: Mapping[str, str] | None = None
+    """Id and name of the tool it calls; None: it is text."""
+    pieces: list[str] = field(default_factory=list)
 
 
 class Reply:
@@ -27,8 +29,8 @@ class Reply:
         self.stop_reason = ""
         """Empty until the model has stopped."""
         self.usage: TokenUsage | None = None
-        self.has_begun = False
-        """Something of the content has come, a thought or part of a tool call included."""
+        self.is_answering = False
+        """What has come last of the content is for the reader: no thought, and no call of a tool but the spoken one."""
         self._thinking_tag = thinking_tag
         self._spoken_tool = spoken_tool
         self._filter = _ThoughtFilter(thinking_tag)
@@ -40,20 +42,14 @@ class Reply:
         return bool(self.stop_reason) and self.usage is not None
 
     def feed(self, event: Mapping[str, Any]) -> str:
-        """Takes the next event and returns the text in it that is for the reader: answer text, or arguments of the spoken tool."""
-        if delta := event.get("contentBlockDelta"):
-            self.has_begun = True
-            return self._delta(delta["delta"])
-        if start := event.get("contentBlockStart"):
-            self._open = _OpenBlock(tool=start["start"].get("toolUse"))
-        elif "contentBlockStop" in event:
-            self._close_block()
-            self._filter = _ThoughtFilter(self._thinking_tag)
-        elif stop := event.get("messageStop"):
-            self.stop_reason = stop["stopReason"]
-        elif metadata := event.get("metadata"):
-            self.usage = _usage(metadata["usage"])
-        return ""
+        """Takes the next event and returns the text in it that is for the reader: answer text, or arguments of the spoken tool.
+
+        Raises ModelCallError (STREAM_BROKEN) for an event that lacks what it must have.
+        """
+        try:
+            return self._take(event)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelCallError(Kind.STREAM_BROKEN, "an event of the response is malformed", begun=True) from error
 
     def blocks(self) -> list[Block]:
         """The reply as Converse content blocks, an unfinished one included if it is text."""
@@ -62,19 +58,41 @@ class Reply:
 
     @property
     def partial_tool_text(self) -> str:
-        """JSON text of a tool call that the reply broke off in."""
-        return "".join(self._open.pieces) if self._open.tool and _is_text(self._open) else ""
+        """JSON text of the spoken tool's call, if the reply broke off in it."""
+        return "".join(self._open.pieces) if self._is_in_spoken_tool else ""
+
+    @property
+    def _is_in_spoken_tool(self) -> bool:
+        return self._open.tool is not None and self._open.tool["name"] == self._spoken_tool
+
+    def _take(self, event: Mapping[str, Any]) -> str:
+        if "contentBlockDelta" in event:
+            shown = self._delta(event["contentBlockDelta"]["delta"])
+            self.is_answering = self.is_answering or bool(shown)
+            return shown
+        if "contentBlockStart" in event:
+            use = event["contentBlockStart"]["start"].get("toolUse")
+            if use is not None:
+                self._open = _OpenBlock(tool={"toolUseId": _text(use, "toolUseId"), "name": _text(use, "name")})
+                self.is_answering = self._is_in_spoken_tool
+        elif "contentBlockStop" in event:
+            self._close_block()
+            self._filter = _ThoughtFilter(self._thinking_tag)
+        elif "messageStop" in event:
+            self.stop_reason = _text(event["messageStop"], "stopReason")
+        elif "metadata" in event:
+            self.usage = _usage(event["metadata"]["usage"])
+        return ""
 
     def _delta(self, delta: Mapping[str, Any]) -> str:
         if "text" in delta:
-            shown = self._filter.feed(delta["text"])
+            shown = self._filter.feed(_text(delta, "text"))
             self._open.pieces.append(shown)
             return shown
         if "toolUse" in delta:
-            piece = delta["toolUse"]["input"]
+            piece = _text(delta["toolUse"], "input")
             self._open.pieces.append(piece)
-            is_spoken = self._open.tool is not None and self._open.tool["name"] == self._spoken_tool
-            return piece if is_spoken and isinstance(piece, str) else ""
+            return piece if self._is_in_spoken_tool else ""
         return ""
 
     def _close_block(self) -> None:
@@ -120,24 +138,28 @@ def _as_blocks(block: _OpenBlock) -> list[Block]:
 
 
 def _tool_input(block: _OpenBlock) -> dict[str, Any]:
-    if not _is_text(block):  # an answer that was not streamed brings the object itself
-        return dict(block.pieces[0])
     text = "".join(block.pieces)
-    try:
-        value = json.loads(text) if text.strip() else {}
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) else {MALFORMED: text}
+    value = json_object(text) if text.strip() else {}
+    return {MALFORMED: text} if value is None else value
 
 
-def _is_text(block: _OpenBlock) -> bool:
-    return all(isinstance(piece, str) for piece in block.pieces)
+def _text(holder: Mapping[str, Any], key: str) -> str:
+    value = holder[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is no text")
+    return sound(value)
 
 
 def _usage(usage: Mapping[str, Any]) -> TokenUsage:
     return TokenUsage(
-        input_tokens=usage.get("inputTokens", 0),
-        output_tokens=usage.get("outputTokens", 0),
-        cache_read_tokens=usage.get("cacheReadInputTokens", 0) or 0,
-        cache_write_tokens=usage.get("cacheWriteInputTokens", 0) or 0,
+        input_tokens=_count(usage["inputTokens"]),
+        output_tokens=_count(usage["outputTokens"]),
+        cache_read_tokens=_count(usage.get("cacheReadInputTokens") or 0),
+        cache_write_tokens=_count(usage.get("cacheWriteInputTokens") or 0),
     )
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise TypeError("no count of tokens")
+    return value

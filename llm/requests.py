@@ -57,7 +57,7 @@ def build(question: Question, model: Model, *, max_input_tokens: int | None, max
     arguments: dict[str, Any] = {
         "modelId": model.id,
         "messages": messages,
-        "inferenceConfig": {"maxTokens": max_tokens, "temperature": 0.0},
+        "inferenceConfig": {"maxTokens": max_tokens, **({"temperature": 0.0} if model.temperature else {})},
         "requestMetadata": {key: _metadata(value) for key, value in question.metadata.items() if value},
     }
     if model.system:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from llm.conversation import Block
+from llm.model_text import json_object
 from llm.patterns import is_soon_matched
 from llm.reply import MALFORMED
 from llm.tokens import compact_json
@@ -96,8 +96,4 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text is or, among other words or in a code fence, holds."""
     match = _CODE_FENCE.match(text)
     candidate = match[1] if match else text[max(0, text.find("{")) : text.rfind("}") + 1]
-    try:
-        value = json.loads(candidate)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    return json_object(candidate)

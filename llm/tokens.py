@@ -9,6 +9,7 @@ from typing import Any
 # Role markers, tool framing and the like that models add around what was sent; generous for every family known.
 _PER_CALL = 64
 _PER_MESSAGE = 16
+_PER_BLOCK = 16
 _PER_TOOL = 64
 # Claude and Nova put a hidden instruction in front of any tool use.
 _TOOL_USE = 640
@@ -28,9 +29,11 @@ def block_bytes(block: Mapping[str, Any]) -> int:
     if "text" in block:
         return text_bytes(block["text"])
     if "toolUse" in block:
-        return text_bytes(block["toolUse"]["name"]) + text_bytes(compact_json(block["toolUse"]["input"]))
+        use = block["toolUse"]
+        return text_bytes(use["toolUseId"]) + text_bytes(use["name"]) + text_bytes(compact_json(use["input"]))
     if "toolResult" in block:
-        return sum(block_bytes(part) for part in block["toolResult"]["content"])
+        result = block["toolResult"]
+        return text_bytes(result["toolUseId"]) + sum(block_bytes(part) for part in result["content"])
     return 0
 
 
@@ -51,5 +54,7 @@ def input_bound(
 
     Three to four times too high as a rule. A model cannot read more than its context window, so that caps it.
     """
-    overhead = _PER_CALL + _PER_MESSAGE * len(messages) + (_TOOL_USE + _PER_TOOL * len(tools) if tools else 0)
+    blocks = sum(len(message["content"]) for message in messages)
+    overhead = _PER_CALL + _PER_MESSAGE * len(messages) + _PER_BLOCK * blocks
+    overhead += _TOOL_USE + _PER_TOOL * len(tools) if tools else 0
     return min(request_bytes(system, messages, tools) + overhead, context_window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,10 @@ from llm.notices import Notices
 from llm.reply import MALFORMED
 from llm.structured import violations
 from llm.tokens import compact_json
+
+_SOUND = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_UNSOUND_NAME = "no_such_tool"
+"""Stands in the conversation for a name that a model made up and that no model would be sent back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,24 @@ def judge(messages: Sequence[Message], specs: Sequence[ToolSpec], texts: Notices
             continue
         refused[use.id] = ToolOutcome(problem, is_error=True)
     return Verdict(to_run, refused)
+
+
+def with_sound_calls(blocks: Sequence[Block], messages: Sequence[Message]) -> list[Block]:
+    """A model's turn as it can be sent back to a model: calls with ids of their own in the conversation, and names that can be."""
+    ids = {use.id for message in messages for use in tool_uses(message["content"])}
+    sound: list[Block] = []
+    for block in blocks:
+        if use := block.get("toolUse"):
+            number = len(ids)
+            chosen = use["toolUseId"]
+            while chosen in ids or not _SOUND.fullmatch(chosen):
+                number += 1
+                chosen = f"call_{number}"
+            ids.add(chosen)
+            name = use["name"] if _SOUND.fullmatch(use["name"]) else _UNSOUND_NAME
+            block = {"toolUse": {**use, "toolUseId": chosen, "name": name}}
+        sound.append(block)
+    return sound
 
 
 def tool_uses(blocks: Sequence[Block]) -> list[ToolUse]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from local_bedrock.calls import OutputBlock, Text, ToolUse
-from local_bedrock.errors import ConnectionDropped, ServiceError, UnmodelledFrame
+from local_bedrock.errors import ConnectionDropped, OddEvent, ServiceError, UnmodelledFrame
 from local_bedrock.tokens import Tokenizer
 
 
@@ -31,7 +31,7 @@ class Fault:
     `failure` is raised; None stalls for ever.
     """
 
-    failure: ServiceError | UnmodelledFrame | ConnectionDropped | None
+    failure: ServiceError | UnmodelledFrame | OddEvent | ConnectionDropped | None
     after_chunks: int | None = None
 
 

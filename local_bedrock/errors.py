@@ -2,6 +2,7 @@
 
 ServiceError        a modelled (or any named) error; before the stream an HTTP error, in it an exception frame
 UnmodelledFrame     an error frame the service model does not know; only inside a stream
+OddEvent            an event that is not as the service model has it, after which the stream ends; only inside a stream
 ConnectionDropped   the connection is to be closed without an answer
 """
 
@@ -23,6 +24,8 @@ STATUS_OF_ERROR = {
     "ValidationException": 400,
 }
 
+STATUS_OF_MODEL_ERROR = 424
+
 
 class ServiceError(Exception):
     """An error Bedrock answers with, by its shape name. The status defaults to the modelled one, else 500."""
@@ -40,7 +43,9 @@ class ServiceError(Exception):
         return self.name[:1].lower() + self.name[1:]
 
     def body(self) -> dict[str, Json]:
-        return {"message": self.message}
+        # An error of the model itself says which status the model's own service had answered with.
+        original: dict[str, Json] = {"originalStatusCode": self.status} if self.status == STATUS_OF_MODEL_ERROR else {}
+        return {"message": self.message, **original}
 
 
 class UnmodelledFrame(Exception):
@@ -50,6 +55,15 @@ class UnmodelledFrame(Exception):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+class OddEvent(Exception):
+    """Ends a stream with an event as it is given here."""
+
+    def __init__(self, event_type: str, body: Json) -> None:
+        super().__init__(f"odd {event_type}")
+        self.event_type = event_type
+        self.body = body
 
 
 class ConnectionDropped(Exception):

@@ -10,7 +10,7 @@ from aiohttp import web
 from local_bedrock import eventstream
 from local_bedrock.answers import Answer, play
 from local_bedrock.calls import ModelCall, Usage, compact_json
-from local_bedrock.errors import ConnectionDropped, ServiceError, UnmodelledFrame
+from local_bedrock.errors import ConnectionDropped, OddEvent, ServiceError, UnmodelledFrame
 from local_bedrock.invoice import CallState
 from local_bedrock.responses import Dialect
 
@@ -60,7 +60,7 @@ class Exchange:
         except ServiceError as error:
             self._end(CallState.FAILED if self._answer.billed else CallState.REFUSED, str(error))
             return error_response(error, self._call_id)
-        except (ConnectionDropped, UnmodelledFrame) as failure:
+        except (ConnectionDropped, UnmodelledFrame, OddEvent) as failure:
             self._end(CallState.FAILED, type(failure).__name__)
             return self._drop(web.Response())
         headers = self._headers("application/json") | {
@@ -100,6 +100,10 @@ class Exchange:
         except UnmodelledFrame as error:
             self._end(CallState.FAILED, str(error))
             await connection.write(eventstream.encode_error(error.code, error.message))
+            return await connection.finish()
+        except OddEvent as event:
+            self._end(CallState.FAILED, str(event))
+            await connection.write(eventstream.encode_event(event.event_type, event.body))
             return await connection.finish()
         except ConnectionDropped as drop:
             self._end(CallState.FAILED, type(drop).__name__)

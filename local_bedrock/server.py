@@ -9,7 +9,7 @@ import functools
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import cast
@@ -50,7 +50,7 @@ class Endpoint:
         self._prompt_cache = PromptCache(settings.cache_min_tokens, time.monotonic)
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_refuse_as_bedrock_does])
         for operation in ("converse", "converse-stream", "invoke", "invoke-with-response-stream"):
             app.router.add_post(f"/model/{{model_id}}/{operation}", functools.partial(self._call, operation))
         app.router.add_post("/model/{model_id}/count-tokens", self._count_tokens)
@@ -218,6 +218,20 @@ async def _backend(settings: LocalBedrockSettings, script: Script | Decide | Non
     if settings.backend == "script":
         return ScriptBackend(script or (load_script(settings.script) if settings.script else Script()))
     return await LlamaBackend.load(settings.prompt_tokens)
+
+
+@web.middleware
+async def _refuse_as_bedrock_does(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Gives what the HTTP server itself refuses the form of an error of the service."""
+    try:
+        return await handler(request)
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        error = ServiceError("UnknownOperationException", f"There is no operation {request.path}.", status=404)
+    except web.HTTPRequestEntityTooLarge:
+        error = ServiceError("RequestEntityTooLargeException", "The request is too large.", status=413)
+    return error_response(error, str(uuid.uuid4()))
 
 
 def _dialect(call_id: str, call: ModelCall, usage: Usage) -> Dialect:

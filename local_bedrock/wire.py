@@ -33,6 +33,7 @@ _PROFILE_PREFIX = re.compile(r"^(us|us-gov|eu|apac|jp|au|ca|global)\.")
 _PROFILE_ARN = re.compile(r"^arn:aws[^:]*:bedrock:[a-z0-9-]+:\d{12}:inference-profile/(?P<id>.+)$")
 _MODEL_ARN = re.compile(r"^arn:aws[^:]*:bedrock:[a-z0-9-]+::foundation-model/(?P<id>.+)$")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_TOOL_USE_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
 _METADATA_KEY = re.compile(r"[a-zA-Z0-9\s:_@$#=/+,.-]{1,256}")
 _METADATA_VALUE = re.compile(r"[a-zA-Z0-9\s:_@$#=/+,.-]{0,256}")
 _MAX_METADATA = 16
@@ -138,9 +139,7 @@ def _tool(value: Json, where: str) -> Tool | CachePoint:
         case {"cachePoint": point}:
             return _cache_point(point, where)
         case {"toolSpec": dict(spec)}:
-            name = _str(spec.get("name"), f"{where}.toolSpec.name")
-            if not _TOOL_NAME.fullmatch(name):
-                raise invalid(f"The tool name at {where} must match [a-zA-Z0-9_-]{{1,64}}.")
+            name = _matched(spec.get("name"), _TOOL_NAME, f"{where}.toolSpec.name")
             schema = _dict(
                 _dict(spec.get("inputSchema"), f"{where}.inputSchema").get("json"), f"{where}.inputSchema.json"
             )
@@ -175,8 +174,8 @@ def _block(value: Json, where: str) -> RequestBlock:
         case {"toolUse": dict(use)}:
             given = use.get("input", {})
             return ToolUse(
-                _str(use.get("toolUseId"), where),
-                _str(use.get("name"), where),
+                _matched(use.get("toolUseId"), _TOOL_USE_ID, f"{where}.toolUse.toolUseId"),
+                _matched(use.get("name"), _TOOL_NAME, f"{where}.toolUse.name"),
                 compact_json(_dict(given, f"{where}.input")),
             )
         case {"toolResult": dict(result)}:
@@ -299,6 +298,13 @@ def _list(value: Json, where: str) -> list[Json]:
     if not isinstance(value, list):
         raise invalid(f"Malformed input request: {where} must be an array.")
     return value
+
+
+def _matched(value: Json, pattern: re.Pattern[str], where: str) -> str:
+    text = _str(value, where)
+    if not pattern.fullmatch(text):
+        raise invalid(f"The value {text!r} at {where} must match {pattern.pattern}.")
+    return text
 
 
 def _str(value: Json, where: str) -> str:

@@ -22,6 +22,11 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
+def seconds_until(micros: int) -> float:
+    """Negative for what is past."""
+    return (micros - now()) / MICROS
+
+
 def to_timestamp(micros: int) -> Timestamp | None:
     """The Timestamp of a time, or None (leave the field unset) for zero."""
     if not micros:

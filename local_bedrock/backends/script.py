@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from local_bedrock.answers import Answer, Pacing, UsageOverride, limit_answer
 from local_bedrock.answers import Fault as PlannedFault
 from local_bedrock.calls import Json, ModelCall, OutputBlock, Text, ToolUse, compact_json
-from local_bedrock.errors import ConnectionDropped, ServiceError, UnmodelledFrame
+from local_bedrock.errors import ConnectionDropped, OddEvent, ServiceError, UnmodelledFrame
 from local_bedrock.tokens import BYTES_PER_TOKEN, ByteTokenizer
 
 _PLACEHOLDER = re.compile(r"\{(last_user_text|tool_results|system_text|model|template|forced_tool)\}")
@@ -101,12 +101,15 @@ class UsageCounts(_Strict):
 
 
 class Fault(_Strict):
-    """What goes wrong: exactly one of `error`, `error_frame`, `stall`, `drop` and `drop_at_byte`."""
+    """What goes wrong: exactly one of `error`, `error_frame`, `event`, `stall`, `drop` and `drop_at_byte`."""
 
     error: str | None = Field(None, description="modelled error by shape name, or any name with `status`")
     status: int | None = Field(None, ge=400, le=599, description="HTTP status in place of the modelled one")
     retry_after: str | None = Field(None, description="Retry-After header of an error before the response")
     error_frame: str | None = Field(None, description="code of an unmodelled error frame in the stream")
+    event: dict[str, Any] | None = Field(
+        None, min_length=1, max_length=1, description="a malformed event by its type, after which the stream ends"
+    )
     stall: bool = Field(False, description="never another byte")
     drop: bool = Field(False, description="close the connection")
     drop_at_byte: int | None = Field(None, ge=0, description="close the connection after n bytes of the response body")
@@ -120,14 +123,15 @@ class Fault(_Strict):
         kinds = [
             self.error is not None,
             self.error_frame is not None,
+            self.event is not None,
             self.stall,
             self.drop,
             self.drop_at_byte is not None,
         ]
         if sum(kinds) != 1:
-            raise ValueError("a fault is exactly one of error, error_frame, stall, drop, drop_at_byte")
-        if self.error_frame is not None and self.after_chunks is None:
-            raise ValueError("an error_frame needs after_chunks: it only exists inside a stream")
+            raise ValueError("a fault is exactly one of error, error_frame, event, stall, drop, drop_at_byte")
+        if (self.error_frame is not None or self.event is not None) and self.after_chunks is None:
+            raise ValueError("an error_frame or event needs after_chunks: it only exists inside a stream")
         return self
 
 
@@ -289,6 +293,9 @@ def _planned(fault: Fault) -> PlannedFault:
         return PlannedFault(error, fault.after_chunks)
     if fault.error_frame is not None:
         return PlannedFault(UnmodelledFrame(fault.error_frame, fault.message), fault.after_chunks)
+    if fault.event is not None:
+        [(event_type, body)] = fault.event.items()
+        return PlannedFault(OddEvent(event_type, body), fault.after_chunks)
     return PlannedFault(ConnectionDropped() if fault.drop else None, fault.after_chunks)
 
 

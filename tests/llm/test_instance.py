@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 
-from llm.conversation import Conversation
+from llm.conversation import Conversation, Cut
 from llm.instance import ToolOutcome
 from llm.runner import LlmRunner
 from llm.structured import RESULT_TOOL
@@ -109,6 +109,42 @@ rules:
     assert "There are: read_files" in answers[2]
     assert "no JSON object" in answers[3]
     assert answers[4] == '<data name="tool_result" source="read_files">\nresult of read_files\n</data>'
+
+
+async def test_invented_names_and_repeated_ids_of_calls_do_not_end_the_instance(
+    endpoint: RunningEndpoint, runner: LlmRunner, free_text: Template
+) -> None:
+    endpoint.load_script(
+        parse_script("""
+rules:
+  - times: 1
+    reply:
+      tools:
+        - {name: functions.read files, input: {}, id: u1}
+        - {name: read_files, input: {paths: [a.py]}, id: u1}
+  - reply: {text: fine}
+""")
+    )
+    host = RememberingHost()
+
+    result = await runner.run(make_task(free_text), host)
+
+    assert (result.text, result.is_partial) == ("fine", False)
+    assert [[use.name for use in uses] for _, _, uses in host.rounds] == [["read_files"]]
+
+
+async def test_a_conclusion_that_calls_tools_runs_none_after_a_resumption_either(
+    endpoint: RunningEndpoint, runner: LlmRunner, free_text: Template
+) -> None:
+    endpoint.load_script(parse_script("rules: [{reply: {text: at last}}]"))
+    talk = Conversation([{"role": "user", "content": [{"text": "Well?"}]}])
+    talk.conclusion = Cut(EndReason.NONE, "all rounds of tool calls are used up")
+    talk.add_assistant([{"toolUse": {"toolUseId": "u1", "name": "read_files", "input": {"paths": ["a.py"]}}}])
+    host = RememberingHost()
+
+    result = await runner.run(make_task(free_text), host, Conversation.from_json(talk.to_json()))
+
+    assert (result.text, host.rounds) == ("at last", [])
 
 
 async def test_a_model_that_only_repeats_itself_is_made_to_conclude(

@@ -85,6 +85,44 @@ rules:
     assert [hold.reservation.is_conclusion for hold in meter.holds.values()] == [False, True]
 
 
+async def test_a_tool_call_that_is_written_slowly_does_not_take_the_time_for_the_conclusion(
+    endpoint: RunningEndpoint, runner: LlmRunner, free_text: Template
+) -> None:
+    def decide(call: ModelCall) -> Reply:
+        if call.offered_tools:
+            many = ToolCall(name="read_files", input={"paths": ["a" * 5] * 400})
+            return Reply(text="I will look.", tools=(many,), chunk_s=0.02, chunk_chars=8)
+        return Reply(text="what I know")
+
+    endpoint.load_script(decide)
+    host = RememberingHost()
+
+    result = await runner.run(make_task(free_text, seconds=2.5), host)
+
+    assert (result.text, result.reason, result.model_calls) == ("what I know", EndReason.TIMEOUT, 2)
+    assert host.text == result.text
+
+
+async def test_more_tool_calls_than_a_turn_may_make_are_refused(
+    endpoint: RunningEndpoint, make_runner: Make, meter: ArithmeticMeter, free_text: Template
+) -> None:
+    endpoint.load_script(
+        parse_script("""
+rules:
+  - when: {has_tool_results: false}
+    reply: {tools: [{name: read_files, input: {paths: [a.py]}}, {name: read_files, input: {paths: [b.py]}}]}
+  - when: {tool_result: "At most 1|1 call"}
+    reply: {text: done}
+""")
+    )
+    host = RememberingHost()
+
+    result = await make_runner(meter, llm_settings=settings(tool_calls_per_turn=1)).run(make_task(free_text), host)
+
+    assert (result.text, result.is_partial) == ("done", False)
+    assert [[use.input for use in uses] for _, _, uses in host.rounds] == [[{"paths": ["a.py"]}]]
+
+
 async def test_tools_that_take_too_long_are_left_and_the_instance_concludes(
     endpoint: RunningEndpoint, runner: LlmRunner, free_text: Template
 ) -> None:

@@ -78,6 +78,19 @@ def test_a_model_without_system_text_gets_it_in_front_of_the_first_message() -> 
     assert sent["messages"][0]["content"][0] == {"text": "You help."}
 
 
+def test_a_model_that_refuses_a_temperature_is_sent_none() -> None:
+    assert arguments(model(temperature=False))["inferenceConfig"] == {"maxTokens": 1000}
+
+
+def test_ids_and_frames_of_many_small_calls_are_within_the_bound() -> None:
+    uses = [ToolUse(f"tooluse_{number:022}", "t", {}) for number in range(16)]
+    calls = [{"toolUse": {"toolUseId": use.id, "name": use.name, "input": use.input}} for use in uses]
+    results = [result_block(use, ToolOutcome("ok")) for use in uses]
+    messages = [{"role": "assistant", "content": calls}, {"role": "user", "content": results}]
+
+    assert input_bound("", messages, (), 10**6) > sum(len(str(block)) for block in calls) * 0.9
+
+
 def test_stable_prefixes_are_marked_for_the_cache_where_they_are_long_enough() -> None:
     caching = model(caching={"system", "messages"})
     point = {"cachePoint": {"type": "default"}}
