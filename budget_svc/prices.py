@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.money import checked
+from svc_common.times import MICROS
 from svc_common.tokens import TokenUsage
 
 BUNDLED = Path(__file__).with_name("prices.toml")
 
-_PROFILE_ARN = re.compile(r"arn:aws[a-z-]*:bedrock:[^:]*:[^:]*:(?:inference-profile|foundation-model)/(?P<id>.+)")
+# Bedrock's own name for the tier that a call without one gets.
+_STANDARD_TIER = "default"
+
+_AWS_OWN_ARN = re.compile(r"arn:aws[a-z-]*:bedrock:[^:]*:[^:]*:(?:inference-profile|foundation-model)/(?P<id>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,27 +99,52 @@ class PriceFileError(Exception):
 
 
 class PriceList:
-    """Prices by model or inference-profile id and service tier. `aliases` map ids of the account's own to listed ones."""
+    """Prices by model or inference-profile id and service tier. `aliases` map ids of the account's own to listed ones.
 
-    def __init__(self, version: str, prices: Mapping[tuple[str, str], ListedPrice], aliases: Mapping[str, str]) -> None:
+    A model may have several rows of one tier, each with the day from which it holds.
+    """
+
+    def __init__(self, version: str, rows: Iterable[ListedPrice], aliases: Mapping[str, str]) -> None:
         self.version = version
-        self.prices = prices
+        self._rows: dict[tuple[str, str], list[ListedPrice]] = {}
+        for row in sorted(rows, key=lambda row: row.effective):
+            self._rows.setdefault((row.model_id, row.tier), []).append(row)
         self._aliases = aliases
 
-    def find(self, model_id: str, tier: str = "") -> ListedPrice:
+    def find(self, model_id: str, tier: str = "", *, now: int) -> ListedPrice:
         """The price of a call. Raises MODEL_NOT_PRICED: what has no price is not let through."""
-        listed = self.prices.get((self.listed_id(model_id), tier))
-        if listed is None:
+        rows = self._rows.get((self.listed_id(model_id), "" if tier == _STANDARD_TIER else tier))
+        if rows is None:
             asked = f"{model_id!r} in service tier {tier!r}" if tier else f"{model_id!r}"
             raise ServiceError(ErrorReason.MODEL_NOT_PRICED, f"model {asked} has no price in price file {self.version}")
-        return listed
+        return _in_force(rows, now)
+
+    def in_force(self, now: int) -> dict[tuple[str, str], ListedPrice]:
+        """The price of every model and tier."""
+        return {key: _in_force(rows, now) for key, rows in self._rows.items()}
+
+    def to_come(self, now: int) -> list[ListedPrice]:
+        """The rows that follow those in force."""
+        return [row for rows in self._rows.values() for row in rows[rows.index(_in_force(rows, now)) + 1 :]]
 
     def listed_id(self, model_id: str) -> str:
         """The id under which the file may list a model: its alias, or what an ARN of AWS's own names, or itself."""
         if model_id in self._aliases:
             return self._aliases[model_id]
-        match = _PROFILE_ARN.fullmatch(model_id)
+        match = _AWS_OWN_ARN.fullmatch(model_id)
         return match["id"] if match else model_id
+
+
+def _in_force(rows: Sequence[ListedPrice], now: int) -> ListedPrice:
+    """The row whose day came last, of rows in the order of their days; the first one before its day."""
+    if len(rows) == 1:
+        return rows[0]
+    day = _day(now)
+    return next((row for row in reversed(rows) if row.effective <= day), rows[0])
+
+
+def _day(now: int) -> str:
+    return datetime.fromtimestamp(now // MICROS, UTC).date().isoformat()
 
 
 def load_prices(path: Path = BUNDLED, aliases: Mapping[str, str] | None = None) -> PriceList:
@@ -124,21 +153,24 @@ def load_prices(path: Path = BUNDLED, aliases: Mapping[str, str] | None = None) 
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PriceFileError(f"{path}: {error}") from error
-    prices: dict[tuple[str, str], ListedPrice] = {}
+    rows: list[ListedPrice] = []
+    known: set[tuple[str, str, str]] = set()
     for number, row in enumerate(content.get("price", ()), start=1):
         try:
             listed = _listed(row)
         except (KeyError, TypeError, ValueError) as error:
             raise PriceFileError(f"{path}: price {number} ({row.get('model', 'unnamed')}): {error!r}") from error
-        if (listed.model_id, listed.tier) in prices:
+        key = (listed.model_id, listed.tier, listed.effective)
+        if key in known:
             raise PriceFileError(f"{path}: price {number}: {listed.model_id!r} tier {listed.tier!r} is listed twice")
-        prices[listed.model_id, listed.tier] = listed
-    if not prices:
+        known.add(key)
+        rows.append(listed)
+    if not rows:
         raise PriceFileError(f"{path}: it lists no price")
     for alias, model_id in (aliases or {}).items():
-        if (model_id, "") not in prices:
+        if not any(row.model_id == model_id and not row.tier for row in rows):
             raise PriceFileError(f"alias {alias!r} stands for {model_id!r}, which {path} does not list")
-    return PriceList(str(content.get("version", "unversioned")), prices, dict(aliases or {}))
+    return PriceList(str(content.get("version", "unversioned")), rows, dict(aliases or {}))
 
 
 def _listed(row: Mapping[str, Any]) -> ListedPrice:

@@ -45,7 +45,7 @@ class BudgetService:
         self.keeper = Keeper(self._committer, self._database, clock, intervals)
         self._server = GrpcServer(settings)
         budget_pb2_grpc.add_BudgetServiceServicer_to_server(
-            BudgetServicer(self.keeper, prices), self._server.grpc_server
+            BudgetServicer(self.keeper, prices, clock), self._server.grpc_server
         )
 
     @property

@@ -12,13 +12,14 @@ from budget_svc.operations import CreateBudgets, Dispatch, Release, Renew, Settl
 from budget_svc.prices import PriceList
 from svc_common.money import to_amount
 from svc_common.server_interceptor import Context
-from svc_common.times import MICROS, from_duration, from_timestamp
+from svc_common.times import MICROS, Clock, from_duration, from_timestamp
 
 
 class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
-    def __init__(self, keeper: Keeper, prices: PriceList) -> None:
+    def __init__(self, keeper: Keeper, prices: PriceList, clock: Clock) -> None:
         self._keeper = keeper
         self._prices = prices
+        self._clock = clock
 
     async def CreateBudgets(
         self, request: budget_pb2.CreateBudgetsRequest, context: Context
@@ -39,7 +40,7 @@ class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
     async def ReserveCharge(
         self, request: budget_pb2.ReserveChargeRequest, context: Context
     ) -> budget_pb2.ReserveChargeResponse:
-        listed = self._prices.find(request.model_id, request.service_tier)
+        listed = self._prices.find(request.model_id, request.service_tier, now=self._clock())
         charge = await self._keeper.reserve(
             wire.reserve_from(request, listed),
             priority=request.priority,
@@ -75,7 +76,7 @@ class BudgetServicer(budget_pb2_grpc.BudgetServiceServicer):
     async def EstimateCharge(
         self, request: budget_pb2.EstimateChargeRequest, context: Context
     ) -> budget_pb2.EstimateChargeResponse:
-        listed = self._prices.find(request.model_id, request.service_tier)
+        listed = self._prices.find(request.model_id, request.service_tier, now=self._clock())
         worst_case = listed.price.worst_case(request.max_input_tokens, request.max_output_tokens)
         return budget_pb2.EstimateChargeResponse(worst_case=to_amount(worst_case), price=wire.price_to(listed))
 

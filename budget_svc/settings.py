@@ -23,7 +23,8 @@ Usd = Annotated[int, BeforeValidator(_pico_usd), Field(ge=0, le=MAX_PICO_USD)]
 
 
 class TenantSettings(BaseModel):
-    """What a tenant may spend in each period."""
+    """What a tenant may spend in each period. A budget that exists keeps its terms: new ones hold from the next period on, and
+    where there is none (period "none") AdjustBudget changes it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,7 +66,8 @@ class BudgetSettings(ServiceSettings):
         default_factory=dict, description="ids of the account's own (ARNs of its inference profiles) to listed ids"
     )
     default_tenant: TenantSettings = Field(
-        default_factory=lambda: TenantSettings(), description="of tenants not named below"
+        default_factory=lambda: TenantSettings(),
+        description="of tenants not named below; a period that has begun keeps its terms, which AdjustBudget may change",
     )
     tenants: dict[str, TenantSettings] = Field(default_factory=dict, description="by name")
     model_rates: dict[str, RateSettings] = Field(

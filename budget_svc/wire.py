@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from dbp.budget.v1 import budget_pb2
-from dbp.common.v1 import common_pb2
 
 from budget_svc.budgets import Budget, NewBudget
 from budget_svc.charges import Charge, ChargeState
@@ -17,7 +16,7 @@ from budget_svc.queries import Usage
 from svc_common.errors import invalid_field
 from svc_common.money import from_amount, to_amount
 from svc_common.times import MICROS, from_duration, from_timestamp, to_timestamp
-from svc_common.tokens import TokenUsage
+from svc_common.tokens import TokenUsage, to_token_usage
 
 DEFAULT_LEASE_MICROS = 60 * MICROS
 
@@ -57,7 +56,7 @@ def reserve_from(request: budget_pb2.ReserveChargeRequest, listed: ListedPrice) 
         charge_id=request.charge_id,
         budget_id=request.budget_id,
         model_id=request.model_id,
-        tier=request.service_tier,
+        tier=listed.tier,
         price=listed.price,
         max_input_tokens=request.max_input_tokens,
         max_output_tokens=request.max_output_tokens,
@@ -78,15 +77,6 @@ def usage_from(request: budget_pb2.SettleChargeRequest) -> TokenUsage | None:
     return TokenUsage(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens)
 
 
-def tokens_to(usage: TokenUsage) -> common_pb2.TokenUsage:
-    return common_pb2.TokenUsage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-    )
-
-
 def budget_to(budget: Budget) -> budget_pb2.Budget:
     return budget_pb2.Budget(
         id=budget.id,
@@ -99,7 +89,7 @@ def budget_to(budget: Budget) -> budget_pb2.Budget:
         available=to_amount(budget.available),
         deadline=to_timestamp(budget.deadline),
         token_quota=budget.token_quota,
-        tokens=tokens_to(budget.tokens),
+        tokens=to_token_usage(budget.tokens),
         held_tokens=budget.held_tokens,
         charge_count=budget.charge_count,
         create_time=to_timestamp(budget.create_time),
@@ -120,7 +110,7 @@ def charge_to(charge: Charge) -> budget_pb2.Charge:
         state=_STATES[charge.state],
         reserved=to_amount(charge.reserved),
         cost=to_amount(charge.cost) if is_charged else None,
-        usage=tokens_to(charge.usage) if charge.state is ChargeState.SETTLED else None,
+        usage=to_token_usage(charge.usage) if charge.state is ChargeState.SETTLED else None,
         over_reserved=charge.over_reserved,
         expire_time=to_timestamp(charge.expire_time),
         is_conclusion=charge.is_conclusion,
@@ -153,7 +143,7 @@ def entry_to(entry: Entry) -> budget_pb2.LedgerEntry:
         charge_id=entry.charge_id,
         held_delta_pico_usd=change.held,
         spent_delta_pico_usd=change.spent,
-        tokens=tokens_to(change.tokens),
+        tokens=to_token_usage(change.tokens),
         model_id=entry.model_id,
         limit_delta_pico_usd=change.limit,
         held_tokens_delta=change.held_tokens,
@@ -169,7 +159,7 @@ def usage_to(usage: Usage) -> budget_pb2.UsageRow:
         tool=usage.tool,
         day=(date(1970, 1, 1) + timedelta(days=usage.day)).isoformat(),
         charge_count=usage.charges,
-        tokens=tokens_to(usage.tokens),
+        tokens=to_token_usage(usage.tokens),
         cost=to_amount(usage.cost),
     )
 

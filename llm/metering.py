@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
-from dbp.common.v1 import common_pb2
 
 from svc_common.channel import call
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.times import duration_from_seconds
-from svc_common.tokens import TokenUsage
+from svc_common.tokens import TokenUsage, to_token_usage
 
 _DENIALS = frozenset(
     {
@@ -119,14 +118,7 @@ class BudgetMeter:
     async def settle(self, charge_id: str, usage: TokenUsage | None) -> int:
         request = budget_pb2.SettleChargeRequest(charge_id=charge_id)
         if usage is not None:
-            request.usage.CopyFrom(
-                common_pb2.TokenUsage(
-                    input_tokens=usage.input_tokens,
-                    output_tokens=usage.output_tokens,
-                    cache_read_tokens=usage.cache_read_tokens,
-                    cache_write_tokens=usage.cache_write_tokens,
-                )
-            )
+            request.usage.CopyFrom(to_token_usage(usage))
         response = await call(self._stub.SettleCharge, request, timeout=_RPC_SECONDS, patience=self._patience)
         return response.charge.cost.pico_usd
 

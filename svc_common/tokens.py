@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dbp.common.v1 import common_pb2
+
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
@@ -40,3 +42,12 @@ class TokenUsage:
 
 
 NO_TOKENS = TokenUsage()
+
+
+def to_token_usage(usage: TokenUsage) -> common_pb2.TokenUsage:
+    return common_pb2.TokenUsage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+    )

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from svc_common.money import to_amount
 from svc_common.times import to_duration
-from svc_common.tokens import TokenUsage
+from svc_common.tokens import to_token_usage
 from tool_svc.calls import Progress, ToolCall, ToolResult
 from tool_svc.workspace.reading import FileText
 from tool_svc.workspace.scope import Scope
@@ -54,7 +54,7 @@ def result_to(result: ToolResult) -> tool_pb2.ToolResult:
         missing=result.missing,
         metadata=tool_pb2.ToolMetadata(
             model_ids=facts.model_ids,
-            tokens=_usage_to(facts.tokens),
+            tokens=to_token_usage(facts.tokens),
             cost=to_amount(facts.cost),
             duration=to_duration(facts.duration),
             files_processed=facts.files_processed,
@@ -96,15 +96,6 @@ def struct(value: Mapping[str, Any]) -> Struct:
     message = Struct()
     message.update(value)
     return message
-
-
-def _usage_to(usage: TokenUsage) -> common_pb2.TokenUsage:
-    return common_pb2.TokenUsage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-    )
 
 
 def _with_integers(value: Any) -> Any:

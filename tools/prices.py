@@ -5,8 +5,8 @@
 
 The sources are two packages that only this tool needs: `pip install "genai-prices" && pip install --no-deps "litellm"`
 (LiteLLM's figures are a JSON file inside its package, so none of what it depends on is used). Prices are read as decimals and
-written as whole pico-USD per token; one that is finer is rounded up. Rows whose source begins with "notional" are kept as they
-are. A row keeps its effective date for as long as its figures do not change.
+written as whole pico-USD per token; one that is finer is rounded up. Rows whose source begins with "notional", and those whose day
+is still to come, are kept as they are. A row keeps its effective date for as long as its figures do not change.
 
 What Bedrock publishes beyond this and the tool leaves out: prices of cache writes that last an hour (we cache for five minutes),
 of single regions without an inference profile (name a price file of your own), images, audio, provisioned throughput.
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from budget_svc.prices import BUNDLED, ListedPrice, Price, Rates, load_prices
+from svc_common.times import now
 
 Key = tuple[str, str]
 
@@ -183,8 +184,9 @@ def _rates_text(rates: Rates) -> str:
 HEADER = """\
 # Prices of model calls in whole pico-USD (1e-12 USD) per token: 1 USD per million tokens is 1_000_000.
 # Written by tools/prices.py from the sources named in each row, which takes the higher figure where they conflict; check it
-# with `python tools/prices.py check`. `effective` is the day from which this file holds the figures. `above` holds for calls
-# whose prompt is longer than its `tokens`. Rows whose source begins with "notional" are ours and kept as they are.
+# with `python tools/prices.py check`. `effective` is the day (UTC) from which a row holds; another row of the same model and tier
+# may follow with a later one. `above` holds for calls whose prompt is longer than its `tokens`. Rows whose source begins with
+# "notional" are ours and kept as they are.
 """
 
 
@@ -230,22 +232,23 @@ def main(arguments: list[str]) -> int:
     if arguments not in (["check"], ["write"]):
         print(__doc__, file=sys.stderr)
         return 2
-    now = datetime.now(UTC)
-    merged, conflicts = merge(read_sources(now))
+    today = datetime.now(UTC)
+    merged, conflicts = merge(read_sources(today))
     for conflict in conflicts:
         opinions = ", ".join(f"{name}: {value:_}" for name, value in conflict.by_source.items())
         print(f"conflict: {' '.join(filter(None, conflict.key))} {conflict.figure}: {opinions}")
     print(
         f"{len(merged)} prices, {len(conflicts)} conflicting figures in {len({each.key for each in conflicts})} of them"
     )
-    listed = load_prices().prices
+    prices = load_prices()
+    listed = prices.in_force(now())
     if arguments == ["check"]:
         found = shortfalls(listed, merged)
         print("\n".join(found) or "the price file is nowhere under its sources")
         return 1 if found else 0
-    rows = updated(listed, merged, now.date())
+    rows = [*updated(listed, merged, today.date()), *prices.to_come(now())]
     BUNDLED.write_text(
-        f'{HEADER}\nversion = "{now.date().isoformat()}"\n\nprice = [\n' + "\n".join(lines(rows)) + "\n]\n"
+        f'{HEADER}\nversion = "{today.date().isoformat()}"\n\nprice = [\n' + "\n".join(lines(rows)) + "\n]\n"
     )
     return 0
 

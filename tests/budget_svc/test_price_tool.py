@@ -8,9 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 
 from budget_svc.prices import Price, Rates, load_prices
+from svc_common.times import MICROS
 from tools import prices
 
-NOW = datetime(2026, 11, 23, tzinfo=UTC)
+TODAY = datetime(2026, 11, 23, tzinfo=UTC)
+NOW = round(TODAY.timestamp()) * MICROS
 LITE = "amazon.nova-lite-v1:0"
 
 
@@ -77,7 +79,7 @@ def test_genais_models_are_asked_for_by_every_id_they_may_have() -> None:
         Decimal("0.24"),
         refs={LITE, f"us.{LITE}", f"jp.{LITE}"},
     )
-    read = prices.from_genai([model], [f"jp.{LITE}", "jp.amazon.nova-pro-v1:0"], NOW)
+    read = prices.from_genai([model], [f"jp.{LITE}", "jp.amazon.nova-pro-v1:0"], TODAY)
     assert set(read) == {(LITE, ""), (f"us.{LITE}", ""), (f"jp.{LITE}", "")}
     assert read[LITE, ""] == {"input": 60_000, "output": 240_000, "long input": 120_000, "long above": 200_000}
 
@@ -97,12 +99,12 @@ def test_the_higher_figure_is_taken_and_each_conflict_reported() -> None:
 
 
 def test_a_file_is_updated_without_losing_what_is_ours(tmp_path: Path) -> None:
-    listed = load_prices().prices
+    listed = load_prices().in_force(NOW)
     merged, _ = prices.merge({"s": {(LITE, ""): {"input": 1, "output": 2}}})
     rows = prices.updated(listed, merged, date(2027, 1, 1))
     path = tmp_path / "prices.toml"
     path.write_text("price = [\n" + "\n".join(prices.lines(rows)) + "\n]\n")
-    written = load_prices(path).prices
+    written = load_prices(path).in_force(NOW)
     assert set(written) == {(LITE, ""), ("local.smollm2-135m", "")}
     assert written[LITE, ""].effective == "2027-01-01"
     assert written["local.smollm2-135m", ""] == listed["local.smollm2-135m", ""]
@@ -111,7 +113,7 @@ def test_a_file_is_updated_without_losing_what_is_ours(tmp_path: Path) -> None:
 
 
 def test_what_the_file_lacks_or_sells_too_cheap_is_found() -> None:
-    listed = load_prices().prices
+    listed = load_prices().in_force(NOW)
     same, _ = prices.merge({"s": {(LITE, ""): prices.figures_of(listed[LITE, ""].price)}})
     assert prices.shortfalls(listed, same) == []
     dearer, _ = prices.merge({"s": {(LITE, ""): {"input": 10**9, "output": 1}, ("new", ""): {"input": 1, "output": 1}}})

@@ -26,6 +26,7 @@ from local_bedrock.server import RunningEndpoint
 from local_bedrock.server import start as start_bedrock
 from local_bedrock.settings import LocalBedrockSettings
 from svc_common.settings import CommonSettings
+from svc_common.times import now
 from svc_common.tokens import TokenUsage
 from tool_svc.settings import ToolServiceSettings
 
@@ -99,7 +100,7 @@ def billed_pico_usd(records: Iterable[InvoiceRecord]) -> int:
     total = 0
     for (model_id, tier), usage in billed_tokens(records).items():
         counted = TokenUsage(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens)
-        total += prices.find(model_id, "" if tier == "default" else tier).price.cost(counted)
+        total += prices.find(model_id, tier, now=now()).price.cost(counted)
     return total
 
 
