@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.chaos.lag import LagProbe
 from llm.bedrock import BedrockClient, EventStream
-from llm.bedrock_errors import ModelCallError
+from llm.bedrock_errors import Kind, ModelCallError
 from llm.reply import Reply
+from llm.runner import LlmRunner
+from llm.templates import Template
 from local_bedrock.backends.script import parse_script
+from local_bedrock.eventstream import encode_event
+from local_bedrock.invoice import CallState
 from local_bedrock.server import RunningEndpoint
-from tests.llm.support import NOVA, session, settings, until
+from svc_common.times import now
+from tests.llm.support import NOVA, ArithmeticMeter, RememberingHost, make_task, session, settings, until
 
 REQUEST: dict[str, Any] = {"modelId": NOVA, "messages": [{"role": "user", "content": [{"text": "hello"}]}]}
 SLOW = "rules: [{reply: {text: 'word ', endless: true, chunk_s: 0.01, first_token_s: FIRST}}]"
@@ -88,6 +96,98 @@ async def test_a_call_over_tls_is_let_go_of(
                 await read_to_the_end(stream)
         await until(lambda: not endpoint.running_calls)
         await client.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+async def test_a_tls_error_after_the_request_was_sent_may_have_cost_something(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        # Past the TLS layer, straight onto the connection.
+        os.write(writer.get_extra_info("socket").fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        writer.transport.abort()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, f"{certificate}.key")
+    async with await asyncio.start_server(no_tls, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", f"https://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        client = BedrockClient(settings(), session())
+        async with client.converse(REQUEST, streaming=True) as stream:
+            with pytest.raises(ModelCallError) as lost:
+                await stream.next(10)
+        await client.close()
+
+    assert (lost.value.kind, lost.value.begun) == (Kind.LOST, True)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+async def test_a_tls_error_before_the_request_cost_nothing(
+    endpoint: RunningEndpoint, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tls_in_front_of(endpoint.port, certificate) as port:
+        monkeypatch.setenv(
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME", f"https://127.0.0.1:{port}"
+        )  # whose certificate nobody knows
+        client = BedrockClient(settings(), session())
+        async with client.converse(REQUEST, streaming=True) as stream:
+            with pytest.raises(ModelCallError) as refused:
+                await stream.next(10)
+        await client.close()
+
+    assert (refused.value.kind, refused.value.begun) == (Kind.UNREACHABLE, False)
+
+
+async def test_a_response_on_a_connection_that_is_not_kept_is_let_go_of_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    was_closed = asyncio.Event()
+
+    async def say_one_thing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        await reader.readexactly(int(length[1]) if length else 0)
+        frame = encode_event("messageStart", {"role": "assistant"})
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n")
+        writer.write(b"Content-Type: application/vnd.amazon.eventstream\r\n\r\n%x\r\n%b\r\n" % (len(frame), frame))
+        if not await reader.read():
+            was_closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(say_one_thing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", f"http://127.0.0.1:{port}")
+        client = BedrockClient(settings(), session())
+        async with client.converse(REQUEST, streaming=True) as stream:
+            await stream.next(10)
+            stream.abort()
+            async with asyncio.timeout(10):  # long before the read timeout
+                await was_closed.wait()
+                with pytest.raises(ModelCallError, match="broke"):
+                    await read_to_the_end(stream)
+        await client.close()
+
+
+async def test_fifty_running_streams_are_let_go_of_at_once(
+    endpoint: RunningEndpoint, make_runner: Callable[..., LlmRunner], meter: ArithmeticMeter, free_text: Template
+) -> None:
+    endpoint.load_script(parse_script(SLOW.replace("FIRST", "0")))
+    runner = make_runner(meter, llm_settings=settings(concurrent_calls=50, concurrent_calls_per_model=50))
+    hosts = [RememberingHost() for _ in range(50)]
+    running = [asyncio.create_task(runner.run(make_task(free_text), host)) for host in hosts]
+    await asyncio.gather(*(host.heard.wait() for host in hosts))
+
+    with LagProbe() as lag:
+        cancelled = now()
+        for instance in running:
+            instance.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await endpoint.wait_idle(timeout=10)
+
+    records = endpoint.invoice.records()
+    closed = max(record.end_time for record in records)
+    assert [record.state for record in records] == [CallState.DISCONNECTED] * 50
+    assert closed - cancelled - lag.within(cancelled, closed) < 100_000
 
 
 async def test_a_call_given_up_while_it_waits_for_a_thread_is_never_sent(

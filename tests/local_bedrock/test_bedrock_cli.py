@@ -12,7 +12,6 @@ import pytest
 
 from local_bedrock.invoice import fetch_invoice
 
-
 ALONE = (sys.executable, "-m", "local_bedrock")
 BY_DBP = (sys.executable, "-m", "dbp_client", "bedrock")
 

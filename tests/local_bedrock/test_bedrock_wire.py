@@ -9,6 +9,7 @@ import urllib.request
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from botocore.eventstream import EventStreamBuffer
 from botocore.exceptions import ConnectionClosedError
 from hypothesis import given
@@ -18,7 +19,7 @@ from local_bedrock.backends.script import Fault, Reply, Rule, Script, ToolCall
 from local_bedrock.calls import ModelCall
 from local_bedrock.eventstream import encode_frame
 from local_bedrock.invoice import CallState, billed_tokens, fetch_invoice
-from local_bedrock.server import RunningEndpoint, start
+from local_bedrock.server import MAX_BODY_BYTES, RunningEndpoint, start
 from local_bedrock.settings import LocalBedrockSettings
 from local_bedrock.wire import base_model_id
 from tests.local_bedrock.runtime_client import runtime_client
@@ -259,3 +260,39 @@ async def test_stop_ends_a_stalled_call() -> None:
             await waiting
     client.close()
     assert running.running_calls == 0
+
+
+@pytest.mark.parametrize(("tool_use_id", "name"), [("u1", "functions.read files"), ("u/1", "search"), ("u1", "x" * 65)])
+async def test_a_call_that_bedrock_would_not_take_back_is_refused(
+    client: Any, call: Any, tool_use_id: str, name: str
+) -> None:
+    tools = {"tools": [{"toolSpec": {"name": "search", "inputSchema": {"json": {"type": "object"}}}}]}
+    use = {"toolUse": {"toolUseId": tool_use_id, "name": name, "input": {}}}
+    result = {"toolResult": {"toolUseId": tool_use_id, "content": [{"text": "r"}]}}
+    messages = [USER, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+    with pytest.raises(client.exceptions.ValidationException, match="must match"):
+        await call(client.converse, modelId=NOVA, messages=messages, toolConfig=tools)
+
+
+async def test_what_is_no_call_has_the_form_of_a_service_error(endpoint: RunningEndpoint) -> None:
+    async with ClientSession() as http:
+        async with http.post(f"{endpoint.url}/model/{NOVA}/guess") as unknown:
+            assert unknown.status == 404
+            assert unknown.headers["x-amzn-ErrorType"] == "UnknownOperationException"
+            assert "message" in await unknown.json()
+        header = f"AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature={'0' * 64}"
+        large = b"x" * (MAX_BODY_BYTES + 1)
+        async with http.post(
+            f"{endpoint.url}/model/{NOVA}/converse", data=large, headers={"Authorization": header}
+        ) as refused:
+            assert refused.status == 413
+            assert refused.headers["x-amzn-ErrorType"] == "RequestEntityTooLargeException"
+
+
+async def test_an_error_of_the_model_says_with_what_its_service_had_answered(
+    endpoint: RunningEndpoint, client: Any, call: Any
+) -> None:
+    endpoint.load_script(Script(rules=(Rule(reply=Reply(fault=Fault(error="ModelErrorException"))),)))
+    with pytest.raises(client.exceptions.ModelErrorException) as failure:
+        await call.converse()
+    assert failure.value.response["originalStatusCode"] == 424
