@@ -20,6 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 from svc_common import deadline
 from svc_common.channel import AWAY, call, stream
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.ids import new_id
 from svc_common.tasks import supervised
 from svc_common.times import MICROS, from_timestamp, now
 
@@ -33,6 +34,7 @@ _REPORT_TIMEOUT_SECONDS = 10.0
 _STOPS_PAUSE_SECONDS = 0.2
 _REPEATABLE = AWAY | {ErrorReason.DEADLINE_EXCEEDED}
 _MAX_EVENTS_PER_REPORT = 200
+_MAX_CLAIMED = 256
 
 
 class LeaseLost(Exception):
@@ -122,7 +124,8 @@ class Worker:
         # Until the first claim is answered with the service's own: short, so that no lease ends before.
         self._heartbeat_seconds = 1.0
         self._draining = False
-        self._reporter = _Reporter(stub, worker_id, self._runs, self._lose)
+        self._claim_id = ""  # of the claim under way
+        self._reporter = _Reporter(stub, worker_id, self._runs, self._lose, self._next_claim, self.adopt)
         self._loops: list[asyncio.Task[None]] = []
 
     @property
@@ -239,20 +242,31 @@ class Worker:
             if free <= 0:
                 self._slot_free.clear()
                 continue
+            # A claim whose reply was lost goes out again under its id, and brings the leases that were given then.
+            self._claim_id = self._claim_id or new_id()
             response = await call(
                 self._stub.ClaimJobs,
                 jobs_pb2.ClaimJobsRequest(
                     worker_id=self.worker_id,
                     kinds=self._kinds,
-                    max_jobs=min(free, 256),
+                    max_jobs=min(free, _MAX_CLAIMED),
                     max_wait=Duration(seconds=_CLAIM_WAIT_SECONDS),
+                    claim_id=self._claim_id,
                 ),
                 timeout=_CLAIM_WAIT_SECONDS + 10,
             )
+            self._claim_id = ""
             if response.HasField("heartbeat_interval"):
                 self._heartbeat_seconds = max(0.05, response.heartbeat_interval.ToMicroseconds() / 1e6)
             for lease in response.leases:
                 self.adopt(lease)
+
+    def _next_claim(self, ending: int) -> jobs_pb2.NextClaim | None:
+        """A claim for the places of jobs that are about to end: their next ones come with the answer to their reports."""
+        free = min(ending, self._slots - len(self._runs) + ending, _MAX_CLAIMED)
+        if self._draining or free <= 0:
+            return None
+        return jobs_pb2.NextClaim(kinds=self._kinds, max_jobs=free, claim_id=new_id())
 
     async def _watch_stops(self) -> None:
         request = jobs_pb2.WatchStopsRequest(worker_id=self.worker_id)
@@ -290,11 +304,15 @@ class _Reporter:
         worker_id: str,
         runs: dict[tuple[str, int], JobRun],
         lose: Callable[[JobRun, int], None],
+        next_claim: Callable[[int], jobs_pb2.NextClaim | None],
+        adopt: Callable[[jobs_pb2.Lease], object],
     ) -> None:
         self._stub = stub
         self._worker_id = worker_id
         self._runs = runs
         self._lose = lose
+        self._next_claim = next_claim
+        self._adopt = adopt
         self._news = asyncio.Event()
         self._urgent = asyncio.Event()
 
@@ -338,9 +356,10 @@ class _Reporter:
 
     async def _deliver(self, batch: _Batch) -> None:
         pause = 0.05
+        next_claim = self._next_claim(sum(report.HasField("outcome") for _, (report, _) in batch))
         while True:
             request = jobs_pb2.ReportJobsRequest(
-                worker_id=self._worker_id, reports=[report for _, (report, _) in batch]
+                worker_id=self._worker_id, reports=[report for _, (report, _) in batch], next_claim=next_claim
             )
             try:
                 response = await call(self._stub.ReportJobs, request, timeout=_REPORT_TIMEOUT_SECONDS)
@@ -358,6 +377,8 @@ class _Reporter:
             batch = [item for item in batch if not item[0].stop_reason]
             if not batch:
                 return
+        for lease in response.leases:
+            self._adopt(lease)
         for (run, (_, recorded)), result in zip(batch, response.results, strict=True):
             if result.disposition == jobs_pb2.ReportResult.DISPOSITION_ACCEPTED:
                 if recorded is not None and not recorded.done():

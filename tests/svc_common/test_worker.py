@@ -277,3 +277,46 @@ async def test_a_handler_that_ends_while_its_job_turns_out_to_be_over_frees_its_
     assert worker.running == 0
     await channel.close(None)
     await server.stop(None)
+
+
+async def test_the_next_jobs_come_with_the_answer_to_the_reports_of_the_last_ones(queue: Queue) -> None:
+    async def handler(run: JobRun) -> Outcome:
+        return DONE
+
+    ids = [f"job{number}" for number in range(20)]
+    await queue.create(*ids)
+    claims = 0
+    claim_jobs = queue.stub.ClaimJobs
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal claims
+        claims += 1
+        return claim_jobs(*arguments, **options)
+
+    queue.stub.ClaimJobs = counted  # type: ignore[assignment]
+    queue.work(handler, slots=2)
+    assert {(await queue.ended(id_)).state for id_ in ids} == {common_pb2.JOB_STATE_SUCCEEDED}
+    assert claims < 10
+
+
+async def test_a_claim_whose_reply_is_lost_brings_its_lease_the_next_time(queue: Queue) -> None:
+    async def handler(run: JobRun) -> Outcome:
+        return DONE
+
+    claim_jobs = queue.stub.ClaimJobs
+    lost = False
+
+    async def losing(request: jobs_pb2.ClaimJobsRequest, **options: Any) -> jobs_pb2.ClaimJobsResponse:
+        nonlocal lost
+        response: jobs_pb2.ClaimJobsResponse = await claim_jobs(request, **options)
+        if response.leases and not lost:
+            lost = True
+            raise ServiceError(ErrorReason.SERVICE_UNAVAILABLE, "the connection was lost")
+        return response
+
+    queue.stub.ClaimJobs = losing  # type: ignore[assignment]
+    queue.work(handler)
+    await queue.create("job")
+    job = await queue.ended("job")
+    assert lost
+    assert (job.state, job.attempt) == (common_pb2.JOB_STATE_SUCCEEDED, 1)
