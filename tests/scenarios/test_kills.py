@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dbp.common.v1 import common_pb2
 from dbp.coordinator.v1 import coordinator_pb2
 
 from dbp_client import AsyncClient
-from dbp_client.house import House
+from dbp_client.house import SERVICES, House
 from local_bedrock.invoice import InvoiceRecord, fetch_invoice
 from svc_common.channel import call
 from tests.scenarios.scripts import ANSWER, PLAN, TOOLS, script
@@ -49,22 +50,34 @@ def plans(bedrock_url: str) -> list[InvoiceRecord]:
     return [record for record in fetch_invoice(bedrock_url) if record.rule == "plan"]
 
 
-@pytest.mark.parametrize(
-    ("victim", "stage"),
-    [
-        ("tool_svc", "jobs"),
-        pytest.param("coordinator_svc", "plan", marks=pytest.mark.long),
-        pytest.param("coordinator_svc", "jobs", marks=pytest.mark.long),
-        ("coordinator_svc", "answer"),
-        pytest.param("jobs_svc", "plan", marks=pytest.mark.long),
-        ("jobs_svc", "jobs"),
-        pytest.param("jobs_svc", "answer", marks=pytest.mark.long),
-        ("budget_svc", "jobs"),
-    ],
-)
+# Each victim and each store in the default run; the others are the long form.
+SHORT = {
+    ("tool_svc", "jobs", "sqlite"),
+    ("coordinator_svc", "answer", "sqlite"),
+    ("coordinator_svc", "plan", "postgresql"),
+    ("jobs_svc", "jobs", "sqlite"),
+    ("jobs_svc", "answer", "postgresql"),
+    ("budget_svc", "jobs", "postgresql"),
+}
+KILLS = [
+    pytest.param(*case, marks=() if case in SHORT else pytest.mark.long)
+    for case in product(SERVICES, ("plan", "jobs", "answer"), ("sqlite", "postgresql"))
+]
+
+
+@pytest.mark.parametrize(("victim", "stage", "store"), KILLS)
 async def test_a_kill_costs_at_most_time(
-    victim: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    victim: str,
+    stage: str,
+    store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if store == "postgresql":
+        for short in ("JOBS", "BUDGET"):
+            url = request.getfixturevalue(f"{short.lower()}_database_url")
+            monkeypatch.setenv(f"DBP_{short}_DATABASE_URL", url)
     monkeypatch.setenv("DBP_JOBS_LEASE_SECONDS", "2")
     rules = tmp_path / "script.yaml"
     rules.write_text(script(SLOW_PLAN, SLOW_TOOLS, SLOW_ANSWER))
@@ -81,8 +94,8 @@ async def test_a_kill_costs_at_most_time(
                 killed = True
                 os.kill(house.process_id(victim), signal.SIGKILL)
         ledger = await client.verify_ledger()
-        request = budget_pb2.GetBudgetRequest(budget_id=events[0].accepted.request_id)
-        budget = (await call(client.budget.GetBudget, request)).budget
+        spent = budget_pb2.GetBudgetRequest(budget_id=events[0].accepted.request_id)
+        budget = (await call(client.budget.GetBudget, spent)).budget
         invoice = fetch_invoice(house.bedrock_url)
     result = events[-1].result
     assert killed
