@@ -8,26 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
 from llm.calls import Attempt
 from llm.instance import InstanceResult, Task
+from llm.masking import masked, masked_within
 
 FIRST_HASH = "0" * 64
 _MAX_BYTES = 240_000
-_SECRETS = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{20,}"
-    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}"
-    r"|(?<=://)[^/\s:@]+:[^/\s:@]+(?=@)"
-    r"|(?i:(?<=password)|(?<=passwd)|(?<=secret)|(?<=token)|(?<=api_key)|(?<=apikey)|(?<=api-key))"
-    r"[\"']?\s*[:=]\s*[\"']?[^\s\"',;<>]{6,}",
-    re.DOTALL,
-)
 
 
 class Chained(Protocol):
@@ -69,7 +59,7 @@ def model_call_record(task: Task, attempt: Attempt, *, with_content: bool) -> st
         "model": attempt.model_id,
         "charge_id": attempt.charge_id,
         "outcome": attempt.outcome,
-        "message": attempt.message,
+        "message": masked(attempt.message),
         "usage": None if attempt.usage is None else asdict(attempt.usage),
         "cost_pico_usd": attempt.cost,
         "start_time_us": attempt.start_time,
@@ -98,22 +88,6 @@ def result_record(task: Task, result: InstanceResult, *, with_content: bool) -> 
     return _with_content(record, {"text": result.text, "output": output}, with_content)
 
 
-def masked(text: str) -> str:
-    """The text with what looks like a secret replaced."""
-    return _SECRETS.sub("[masked]", text)
-
-
-def _masked_within(value: Any) -> Any:
-    match value:
-        case str():
-            return masked(value)
-        case Mapping():
-            return {key: _masked_within(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_masked_within(item) for item in value]
-    return value
-
-
 def _who(task: Task, kind: str) -> dict[str, Any]:
     return {
         "type": kind,
@@ -130,7 +104,7 @@ def _with_content(record: Mapping[str, Any], content: Mapping[str, Any], is_kept
     hashed = {**record, "content_hash": hashlib.sha256(spoken.encode()).hexdigest()}
     if not is_kept:
         return _canonical(hashed)
-    whole = _canonical({**hashed, "content": _masked_within(content)})
+    whole = _canonical({**hashed, "content": masked_within(content)})
     if len(whole.encode()) <= _MAX_BYTES:
         return whole
     return _canonical({**hashed, "content_left_out_bytes": len(spoken.encode())})

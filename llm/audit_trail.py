@@ -11,35 +11,41 @@ from typing import Protocol
 from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 
 from svc_common import deadline
-from svc_common.channel import call
-from svc_common.errors import ServiceError
+from svc_common.channel import AWAY, call
+from svc_common.errors import ErrorReason, ServiceError
+from svc_common.ids import new_id
 
 _log = logging.getLogger(__name__)
 _BATCH = 100
-_SECONDS = 30.0
+_BATCH_BYTES = 4_000_000
+_RPC_SECONDS = 5.0
+# A restart of jobs_svc takes some seconds, and longer where a new place has to be found for it.
+_PATIENCE_SECONDS = 120.0
+_PAUSE_SECONDS = 0.5
+_TRANSIENT = AWAY | {ErrorReason.OVERLOADED, ErrorReason.DEADLINE_EXCEEDED}
 
 
 class AuditSink(Protocol):
     """Where records go."""
 
-    async def append(self, root_id: str, job_id: str, records: Sequence[str]) -> None:
-        """Appends records of one job to its root's log. Raises ServiceError."""
+    async def append(self, root_id: str, job_id: str, records: Sequence[str], append_id: str) -> None:
+        """Appends records of one job to its root's log, unless it did under this id before. Raises ServiceError."""
         ...
 
 
 class JobsAuditSink:
-    """Records kept by jobs_svc. `patience` is how many seconds a service that is away is waited for."""
+    """Records kept by jobs_svc."""
 
-    def __init__(self, stub: jobs_pb2_grpc.JobsServiceAsyncStub, *, patience: float) -> None:
+    def __init__(self, stub: jobs_pb2_grpc.JobsServiceAsyncStub) -> None:
         self._stub = stub
-        self._patience = patience
 
-    async def append(self, root_id: str, job_id: str, records: Sequence[str]) -> None:
+    async def append(self, root_id: str, job_id: str, records: Sequence[str], append_id: str) -> None:
         request = jobs_pb2.AppendAuditRecordsRequest(
             root_id=root_id,
             records=[jobs_pb2.AuditRecord(job_id=job_id, record_json=record) for record in records],
+            append_id=append_id,
         )
-        await call(self._stub.AppendAuditRecords, request, timeout=5.0, patience=self._patience)
+        await call(self._stub.AppendAuditRecords, request, timeout=_RPC_SECONDS)
 
 
 class AuditTrail:
@@ -66,11 +72,36 @@ class AuditTrail:
         return self._sending
 
     async def _send(self, sink: AuditSink) -> None:
-        while self._pending:
-            batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
+        while batch := _first_batch(self._pending):
             try:
-                with deadline.lifted(_SECONDS):
-                    await sink.append(self._root_id, self._job_id, batch)
+                await self._append(sink, batch)
             except ServiceError as error:
                 # The work is not worth less for it, but whoever reads the log must know why it has a gap.
                 _log.error("request %s: %d audit records could not be kept: %s", self._root_id, len(batch), error)
+            for _ in batch:
+                self._pending.popleft()
+
+    async def _append(self, sink: AuditSink, batch: Sequence[str]) -> None:
+        append_id = new_id()
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + _PATIENCE_SECONDS
+        while True:
+            try:
+                with deadline.lifted(_RPC_SECONDS):
+                    return await sink.append(self._root_id, self._job_id, batch, append_id)
+            except ServiceError as error:
+                if error.reason not in _TRANSIENT or loop.time() > give_up:
+                    raise
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _first_batch(records: Sequence[str]) -> list[str]:
+    """As many of the records, from the first on, as one message may hold; at least one, if there is one."""
+    batch: list[str] = []
+    left = _BATCH_BYTES
+    for record in records:
+        left -= len(record.encode())
+        if batch and (left < 0 or len(batch) == _BATCH):
+            break
+        batch.append(record)
+    return batch

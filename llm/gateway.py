@@ -33,15 +33,15 @@ class Gateway:
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._settings = settings
-        self._parts = CallParts(settings, bedrock, meter, Settler(meter))
+        self._parts = CallParts(settings, bedrock, meter, Settler(meter, settings.settling_seconds))
         self._jitter = jitter
         self._slots: dict[str, Slots] = {}
         self._passed_over_until: dict[str, float] = {}
 
-    async def close(self) -> None:
-        """Ends running calls and waits until what they used is settled."""
+    async def close(self, seconds: float) -> None:
+        """Ends running calls and waits, for so many seconds at most, until what they used is settled."""
         await self._parts.bedrock.close()
-        await self._parts.settler.close()
+        await self._parts.settler.close(seconds)
 
     async def call(self, call: ModelCall, listener: Listener) -> Turn:
         """Makes the call. Raises CallFailure; CancelledError when cancelled, with the connection to the model closed."""

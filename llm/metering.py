@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,7 +87,11 @@ class Meter(Protocol):
 
 
 class BudgetMeter:
-    """The meter over budget_svc. `patience` is how many seconds a service that is away is waited for."""
+    """The meter over budget_svc.
+
+    `patience` is how many seconds a service that is away is waited for before a call; what a call has left behind is settled, or
+    given back, if it can be until the deadline at hand.
+    """
 
     def __init__(self, stub: budget_pb2_grpc.BudgetServiceAsyncStub, *, patience: float) -> None:
         self._stub = stub
@@ -119,13 +124,13 @@ class BudgetMeter:
         request = budget_pb2.SettleChargeRequest(charge_id=charge_id)
         if usage is not None:
             request.usage.CopyFrom(to_token_usage(usage))
-        response = await call(self._stub.SettleCharge, request, timeout=_RPC_SECONDS, patience=self._patience)
+        response = await call(self._stub.SettleCharge, request, timeout=_RPC_SECONDS, patience=math.inf)
         return response.charge.cost.pico_usd
 
     async def abandon(self, charge_id: str) -> None:
         try:
             request = budget_pb2.ReleaseChargeRequest(charge_id=charge_id)
-            await call(self._stub.ReleaseCharge, request, timeout=_RPC_SECONDS, patience=self._patience)
+            await call(self._stub.ReleaseCharge, request, timeout=_RPC_SECONDS, patience=math.inf)
         except ServiceError as error:
             if error.reason is not ErrorReason.CHARGE_STATE:
                 raise

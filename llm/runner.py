@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import boto3
@@ -21,6 +22,10 @@ from llm.metering import BudgetMeter
 from llm.notices import load_notices
 from llm.settings import LlmSettings
 from svc_common import telemetry
+
+_log = logging.getLogger(__name__)
+# Twice: whoever stops this process does not wait much longer than that for it.
+_CLOSE_SECONDS = 5.0
 
 
 class LlmRunner:
@@ -58,10 +63,14 @@ class LlmRunner:
             self._keep(trail.sending)
 
     async def close(self) -> None:
-        """Ends running model calls; waits until charges are settled and audit records kept."""
-        await self._parts.gateway.close()
+        """Ends running model calls; waits until charges are settled and audit records kept, for some seconds if need be."""
+        await self._parts.gateway.close(_CLOSE_SECONDS)
         if self._trailing:
-            await asyncio.wait(self._trailing)
+            _, late = await asyncio.wait(self._trailing, timeout=_CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                _log.error("the last audit records of %d instances could not be kept: jobs_svc is away", len(late))
 
     def _keep(self, sending: asyncio.Task[None] | None) -> None:
         if sending is not None and not sending.done():
@@ -84,5 +93,5 @@ def open_runner(
     texts = load_notices(prompts)
     meter = BudgetMeter(budgets, patience=settings.budget_patience_seconds)
     gateway = Gateway(settings, BedrockClient(settings, session), meter)
-    sink = JobsAuditSink(jobs, patience=settings.budget_patience_seconds) if jobs is not None else None
+    sink = JobsAuditSink(jobs) if jobs is not None else None
     return LlmRunner(Parts(settings, catalogue, texts, gateway), sink)

@@ -65,7 +65,13 @@ class LlmSettings(Settings):
         60.0, ge=3, le=900, description="lease of a charge; renewed while its call runs"
     )
     budget_patience_seconds: float = Field(
-        5.0, ge=0, description="how long a budget service that is away is waited for"
+        5.0, ge=0, description="how long a budget service that is away is waited for before a call"
+    )
+    settling_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=300,
+        description="how long settling a charge is tried; less than its lease, after which it counts in full",
     )
     audit_content: bool = Field(
         False, description="keep what was said in the audit log, secrets masked; else hashes only"

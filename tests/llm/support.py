@@ -105,7 +105,7 @@ class RememberedAudit:
     def __init__(self) -> None:
         self.records: list[str] = []
 
-    async def append(self, root_id: str, job_id: str, records: Sequence[str]) -> None:
+    async def append(self, root_id: str, job_id: str, records: Sequence[str], append_id: str) -> None:
         self.records += records
 
 

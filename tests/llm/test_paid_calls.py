@@ -133,7 +133,7 @@ async def test_a_budget_service_that_goes_away_ends_the_instance_with_what_it_ha
     channel = open_channel("127.0.0.1:1", CommonSettings())
     meter = BudgetMeter(budget_pb2_grpc.BudgetServiceStub(channel), patience=0.1)
 
-    runner = make_runner(meter)
+    runner = make_runner(meter, llm_settings=settings(settling_seconds=0.1))
 
     result = await runner.run(make_task(free_text), RememberingHost())
     await runner.close()
