@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -29,6 +31,14 @@ async def spend(house: House, charge_id: str, budget_id: str, cost: int, **field
 async def usage(house: House, **fields: object) -> list[tuple[str, str, str, str, int, int]]:
     response = await call(house.stub.GetUsage, budget_pb2.GetUsageRequest(**fields))  # type: ignore[arg-type]
     return [(row.tenant, row.model_id, row.tool, row.day, row.charge_count, row.cost.pico_usd) for row in response.rows]
+
+
+def tamper(database_url: str, *statements: str) -> None:
+    engine = open_engine(database_url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
 
 
 async def test_every_change_of_a_balance_is_an_entry(house: House, clock: ManualClock) -> None:
@@ -110,13 +120,34 @@ async def test_verification_finds_a_balance_that_was_tampered_with(house: House,
     await spend(house, "c", "request", 20)
     await house.reserve("d", "request", 30)
     assert await house.verify() == []
-    engine = open_engine(database_url)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE budgets SET spent = spent - 1 WHERE id = 'request'"))
-        connection.execute(text("UPDATE charges SET reserved = 29 WHERE id = 'd'"))
-    engine.dispose()
+    tamper(
+        database_url,
+        "UPDATE budgets SET spent = spent - 1 WHERE id = 'request'",
+        "UPDATE charges SET reserved = 29 WHERE id = 'd'",
+    )
     found = [(each.budget_id, each.balance, each.recorded, each.computed) for each in await house.verify()]
     assert found == [("request", "open charges", 29, 30), ("request", "spent", 19, 20)]
+
+
+async def test_the_command_that_verifies_fails_where_the_ledger_does_not_prove_a_balance(
+    house: House, database_url: str
+) -> None:
+    await house.create("request", 1000)
+
+    async def verify() -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dbp_client", "budget", "verify"),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "DBP_BUDGET_ADDRESS": f"127.0.0.1:{house.service.port}"},
+        )
+        output, _ = await process.communicate()
+        return process.returncode, output.decode()
+
+    code, output = await verify()
+    assert (code, "request" in output) == (0, False)
+    tamper(database_url, "UPDATE budgets SET spent = 1 WHERE id = 'request'")
+    code, output = await verify()
+    assert (code, "request" in output) == (4, True)
 
 
 async def test_verification_finds_a_tree_that_does_not_hang_together(house: House, database_url: str) -> None:
@@ -126,12 +157,12 @@ async def test_verification_finds_a_tree_that_does_not_hang_together(house: Hous
     await house.create("orphan", 1000)
     await spend(house, "charge", "orphan", 20)
     await house.reserve("open", "c", 30)
-    engine = open_engine(database_url)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE budgets SET parent_id = 'c' WHERE id = 'b'"))
-        connection.execute(text("UPDATE budgets SET parent_id = 'nowhere' WHERE id = 'orphan'"))
-        connection.execute(text("UPDATE charges SET budget_id = 'nobody' WHERE id = 'open'"))
-    engine.dispose()
+    tamper(
+        database_url,
+        "UPDATE budgets SET parent_id = 'c' WHERE id = 'b'",
+        "UPDATE budgets SET parent_id = 'nowhere' WHERE id = 'orphan'",
+        "UPDATE charges SET budget_id = 'nobody' WHERE id = 'open'",
+    )
     found = {(each.budget_id, each.balance) for each in await house.verify()}
     assert found >= {(name, "way to the top") for name in ("b", "c", "orphan")}
     assert found >= {("nobody", "missing budget"), ("nobody", "open charges"), ("c", "open charges")}
