@@ -31,7 +31,8 @@ class BudgetServiceStub:
     A model call is a charge: reserved at its worst case, dispatched, then settled at what it used, or released if it was never sent.
     A reservation is admitted only if spent + held + amount fits at every level above it, checked in one transaction.
     All writes are keyed by budget or charge id and safe to repeat, in any order and after expiry. Every RPC may fail with
-    STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is
+    away, or the service stops); further errors are named per RPC.
     """
 
     def __init__(self, channel):
@@ -113,7 +114,8 @@ class BudgetServiceServicer:
     A model call is a charge: reserved at its worst case, dispatched, then settled at what it used, or released if it was never sent.
     A reservation is admitted only if spent + held + amount fits at every level above it, checked in one transaction.
     All writes are keyed by budget or charge id and safe to repeat, in any order and after expiry. Every RPC may fail with
-    STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is
+    away, or the service stops); further errors are named per RPC.
     """
 
     def CreateBudgets(self, request, context):
@@ -315,7 +317,8 @@ class BudgetService:
     A model call is a charge: reserved at its worst case, dispatched, then settled at what it used, or released if it was never sent.
     A reservation is admitted only if spent + held + amount fits at every level above it, checked in one transaction.
     All writes are keyed by budget or charge id and safe to repeat, in any order and after expiry. Every RPC may fail with
-    STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is
+    away, or the service stops); further errors are named per RPC.
     """
 
     @staticmethod

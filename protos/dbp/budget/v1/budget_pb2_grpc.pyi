@@ -32,7 +32,8 @@ class BudgetServiceStub:
     A model call is a charge: reserved at its worst case, dispatched, then settled at what it used, or released if it was never sent.
     A reservation is admitted only if spent + held + amount fits at every level above it, checked in one transaction.
     All writes are keyed by budget or charge id and safe to repeat, in any order and after expiry. Every RPC may fail with
-    STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is
+    away, or the service stops); further errors are named per RPC.
     """
 
     @_typing.overload
@@ -111,7 +112,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     A model call is a charge: reserved at its worst case, dispatched, then settled at what it used, or released if it was never sent.
     A reservation is admitted only if spent + held + amount fits at every level above it, checked in one transaction.
     All writes are keyed by budget or charge id and safe to repeat, in any order and after expiry. Every RPC may fail with
-    STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is
+    away, or the service stops); further errors are named per RPC.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -186,7 +188,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     A model call is a charge: reserved at its worst case, dispatched, then settled at what it used, or released if it was never sent.
     A reservation is admitted only if spent + held + amount fits at every level above it, checked in one transaction.
     All writes are keyed by budget or charge id and safe to repeat, in any order and after expiry. Every RPC may fail with
-    STORE_UNAVAILABLE (UNAVAILABLE) and INVALID_ARGUMENT; further errors are named per RPC.
+    INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is
+    away, or the service stops); further errors are named per RPC.
     """
 
     @_abc_1.abstractmethod

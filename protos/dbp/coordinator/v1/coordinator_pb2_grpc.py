@@ -29,7 +29,8 @@ class CoordinatorServiceStub:
     """Takes requests, runs them within their limits, and keeps their answers.
 
     What goes wrong before a request is accepted is a status; what goes wrong while it runs is data in its result. Every RPC may fail
-    with INVALID_ARGUMENT, UNAUTHENTICATED and SERVICE_UNAVAILABLE (UNAVAILABLE); further errors are named per RPC.
+    with INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and SERVICE_UNAVAILABLE or STORE_UNAVAILABLE (UNAVAILABLE: this
+    service, one that it needs, or that one's store is away); further errors are named per RPC.
     """
 
     def __init__(self, channel):
@@ -69,7 +70,8 @@ class CoordinatorServiceServicer:
     """Takes requests, runs them within their limits, and keeps their answers.
 
     What goes wrong before a request is accepted is a status; what goes wrong while it runs is data in its result. Every RPC may fail
-    with INVALID_ARGUMENT, UNAUTHENTICATED and SERVICE_UNAVAILABLE (UNAVAILABLE); further errors are named per RPC.
+    with INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and SERVICE_UNAVAILABLE or STORE_UNAVAILABLE (UNAVAILABLE: this
+    service, one that it needs, or that one's store is away); further errors are named per RPC.
     """
 
     def ProcessRequest(self, request, context):
@@ -157,7 +159,8 @@ class CoordinatorService:
     """Takes requests, runs them within their limits, and keeps their answers.
 
     What goes wrong before a request is accepted is a status; what goes wrong while it runs is data in its result. Every RPC may fail
-    with INVALID_ARGUMENT, UNAUTHENTICATED and SERVICE_UNAVAILABLE (UNAVAILABLE); further errors are named per RPC.
+    with INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and SERVICE_UNAVAILABLE or STORE_UNAVAILABLE (UNAVAILABLE: this
+    service, one that it needs, or that one's store is away); further errors are named per RPC.
     """
 
     @staticmethod

@@ -30,7 +30,8 @@ class CoordinatorServiceStub:
     """Takes requests, runs them within their limits, and keeps their answers.
 
     What goes wrong before a request is accepted is a status; what goes wrong while it runs is data in its result. Every RPC may fail
-    with INVALID_ARGUMENT, UNAUTHENTICATED and SERVICE_UNAVAILABLE (UNAVAILABLE); further errors are named per RPC.
+    with INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and SERVICE_UNAVAILABLE or STORE_UNAVAILABLE (UNAVAILABLE: this
+    service, one that it needs, or that one's store is away); further errors are named per RPC.
     """
 
     @_typing.overload
@@ -67,7 +68,8 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     """Takes requests, runs them within their limits, and keeps their answers.
 
     What goes wrong before a request is accepted is a status; what goes wrong while it runs is data in its result. Every RPC may fail
-    with INVALID_ARGUMENT, UNAUTHENTICATED and SERVICE_UNAVAILABLE (UNAVAILABLE); further errors are named per RPC.
+    with INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and SERVICE_UNAVAILABLE or STORE_UNAVAILABLE (UNAVAILABLE: this
+    service, one that it needs, or that one's store is away); further errors are named per RPC.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -100,7 +102,8 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes requests, runs them within their limits, and keeps their answers.
 
     What goes wrong before a request is accepted is a status; what goes wrong while it runs is data in its result. Every RPC may fail
-    with INVALID_ARGUMENT, UNAUTHENTICATED and SERVICE_UNAVAILABLE (UNAVAILABLE); further errors are named per RPC.
+    with INVALID_ARGUMENT, UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and SERVICE_UNAVAILABLE or STORE_UNAVAILABLE (UNAVAILABLE: this
+    service, one that it needs, or that one's store is away); further errors are named per RPC.
     """
 
     @_abc_1.abstractmethod

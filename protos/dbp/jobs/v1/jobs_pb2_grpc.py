@@ -29,8 +29,9 @@ class JobsServiceStub:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
     All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
-    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
-    INVALID_ARGUMENT; further errors are named per RPC.
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with INVALID_ARGUMENT,
+    UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is away, or the
+    service stops); further errors are named per RPC.
     """
 
     def __init__(self, channel):
@@ -105,8 +106,9 @@ class JobsServiceServicer:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
     All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
-    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
-    INVALID_ARGUMENT; further errors are named per RPC.
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with INVALID_ARGUMENT,
+    UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is away, or the
+    service stops); further errors are named per RPC.
     """
 
     def CreateJobs(self, request, context):
@@ -115,7 +117,8 @@ class JobsServiceServicer:
 
         A job whose id exists already with the same content (parent, tenant, kind and payload) is returned as it stands, so a retry
         after a lost reply is harmless, and so is a replay with other times, priority, labels or trace.
-        Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended).
+        Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended), OVERLOADED (more
+        unfinished roots than the call allows, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -290,8 +293,9 @@ class JobsService:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
     All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
-    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
-    INVALID_ARGUMENT; further errors are named per RPC.
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with INVALID_ARGUMENT,
+    UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is away, or the
+    service stops); further errors are named per RPC.
     """
 
     @staticmethod

@@ -30,8 +30,9 @@ class JobsServiceStub:
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
     All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
-    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
-    INVALID_ARGUMENT; further errors are named per RPC.
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with INVALID_ARGUMENT,
+    UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is away, or the
+    service stops); further errors are named per RPC.
     """
 
     @_typing.overload
@@ -44,7 +45,8 @@ class JobsServiceStub:
 
     A job whose id exists already with the same content (parent, tenant, kind and payload) is returned as it stands, so a retry
     after a lost reply is harmless, and so is a replay with other times, priority, labels or trace.
-    Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended).
+    Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended), OVERLOADED (more
+    unfinished roots than the call allows, with RetryInfo).
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
     """Returns one job.
@@ -100,8 +102,9 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
     All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
-    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
-    INVALID_ARGUMENT; further errors are named per RPC.
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with INVALID_ARGUMENT,
+    UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is away, or the
+    service stops); further errors are named per RPC.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -111,7 +114,8 @@ class JobsServiceAsyncStub(JobsServiceStub):
 
     A job whose id exists already with the same content (parent, tenant, kind and payload) is returned as it stands, so a retry
     after a lost reply is harmless, and so is a replay with other times, priority, labels or trace.
-    Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended).
+    Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended), OVERLOADED (more
+    unfinished roots than the call allows, with RetryInfo).
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
     """Returns one job.
@@ -166,8 +170,9 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps jobs until they end and calls nobody. Clients create and watch jobs; workers pull them.
 
     All calls are safe to repeat: creation is keyed by job id, claims by `claim_id`, reports by fencing token and number, audit records
-    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with STORE_UNAVAILABLE (UNAVAILABLE) and
-    INVALID_ARGUMENT; further errors are named per RPC.
+    by `append_id`, the rest are reads or have no effect the second time. Every RPC may fail with INVALID_ARGUMENT,
+    UNAUTHENTICATED, DEADLINE_EXCEEDED, INTERNAL, and STORE_UNAVAILABLE or SERVICE_UNAVAILABLE (UNAVAILABLE: the store is away, or the
+    service stops); further errors are named per RPC.
     """
 
     @_abc_1.abstractmethod
@@ -181,7 +186,8 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A job whose id exists already with the same content (parent, tenant, kind and payload) is returned as it stands, so a retry
         after a lost reply is harmless, and so is a replay with other times, priority, labels or trace.
-        Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended).
+        Errors: JOB_CONFLICT (same id, other content), JOB_NOT_FOUND (parent), JOB_ENDED (the parent or root has ended), OVERLOADED (more
+        unfinished roots than the call allows, with RetryInfo).
         """
 
     @_abc_1.abstractmethod

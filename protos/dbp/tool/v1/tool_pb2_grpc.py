@@ -29,8 +29,9 @@ class ToolServiceStub:
     """Describes, prepares and runs the tools, and reads files of workspaces.
 
     The coordinator's tool calls do not come through ExecuteTool: they are jobs whose payload is a ToolCall and whose result is a
-    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT and SERVICE_UNAVAILABLE (UNAVAILABLE); further
-    errors are named per RPC.
+    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT, UNAUTHENTICATED,
+    DEADLINE_EXCEEDED, INTERNAL and SERVICE_UNAVAILABLE (UNAVAILABLE), and those about a workspace with OVERLOADED (another process has been
+    building its index for too long, with RetryInfo); further errors are named per RPC.
     """
 
     def __init__(self, channel):
@@ -75,8 +76,9 @@ class ToolServiceServicer:
     """Describes, prepares and runs the tools, and reads files of workspaces.
 
     The coordinator's tool calls do not come through ExecuteTool: they are jobs whose payload is a ToolCall and whose result is a
-    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT and SERVICE_UNAVAILABLE (UNAVAILABLE); further
-    errors are named per RPC.
+    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT, UNAUTHENTICATED,
+    DEADLINE_EXCEEDED, INTERNAL and SERVICE_UNAVAILABLE (UNAVAILABLE), and those about a workspace with OVERLOADED (another process has been
+    building its index for too long, with RetryInfo); further errors are named per RPC.
     """
 
     def ListTools(self, request, context):
@@ -89,7 +91,8 @@ class ToolServiceServicer:
     def ExecuteTool(self, request, context):
         """Runs one tool now, without a job, and streams progress, text and the result. The result is the last message; a tool that fails
         is data in it. Needs a budget of its own, or makes one under the tenant from `max_cost`.
-        Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, BUDGET_NOT_FOUND, OVERLOADED.
+        Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, PATH_OUTSIDE_WORKSPACE (the parameter `directories`), BUDGET_NOT_FOUND, OVERLOADED (all
+        slots for direct calls are taken).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +123,7 @@ class ToolServiceServicer:
 
     def PrepareContext(self, request, context):
         """Prepares the context of a tool without calling a model: what its LLM would see.
-        Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND.
+        Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, PATH_OUTSIDE_WORKSPACE (the parameter `directories`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,8 +174,9 @@ class ToolService:
     """Describes, prepares and runs the tools, and reads files of workspaces.
 
     The coordinator's tool calls do not come through ExecuteTool: they are jobs whose payload is a ToolCall and whose result is a
-    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT and SERVICE_UNAVAILABLE (UNAVAILABLE); further
-    errors are named per RPC.
+    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT, UNAUTHENTICATED,
+    DEADLINE_EXCEEDED, INTERNAL and SERVICE_UNAVAILABLE (UNAVAILABLE), and those about a workspace with OVERLOADED (another process has been
+    building its index for too long, with RetryInfo); further errors are named per RPC.
     """
 
     @staticmethod

@@ -30,8 +30,9 @@ class ToolServiceStub:
     """Describes, prepares and runs the tools, and reads files of workspaces.
 
     The coordinator's tool calls do not come through ExecuteTool: they are jobs whose payload is a ToolCall and whose result is a
-    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT and SERVICE_UNAVAILABLE (UNAVAILABLE); further
-    errors are named per RPC.
+    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT, UNAUTHENTICATED,
+    DEADLINE_EXCEEDED, INTERNAL and SERVICE_UNAVAILABLE (UNAVAILABLE), and those about a workspace with OVERLOADED (another process has been
+    building its index for too long, with RetryInfo); further errors are named per RPC.
     """
 
     @_typing.overload
@@ -43,7 +44,8 @@ class ToolServiceStub:
     ExecuteTool: _grpc.UnaryStreamMultiCallable[_tool_pb2.ExecuteToolRequest, _tool_pb2.ExecuteToolResponse]
     """Runs one tool now, without a job, and streams progress, text and the result. The result is the last message; a tool that fails
     is data in it. Needs a budget of its own, or makes one under the tenant from `max_cost`.
-    Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, BUDGET_NOT_FOUND, OVERLOADED.
+    Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, PATH_OUTSIDE_WORKSPACE (the parameter `directories`), BUDGET_NOT_FOUND, OVERLOADED (all
+    slots for direct calls are taken).
     """
     ReadFiles: _grpc.UnaryUnaryMultiCallable[_tool_pb2.ReadFilesRequest, _tool_pb2.ReadFilesResponse]
     """Reads text files of a workspace. A file that cannot be read is data in the response.
@@ -57,7 +59,7 @@ class ToolServiceStub:
     """
     PrepareContext: _grpc.UnaryUnaryMultiCallable[_tool_pb2.PrepareContextRequest, _tool_pb2.PrepareContextResponse]
     """Prepares the context of a tool without calling a model: what its LLM would see.
-    Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND.
+    Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, PATH_OUTSIDE_WORKSPACE (the parameter `directories`).
     """
 
 @_typing.type_check_only
@@ -65,8 +67,9 @@ class ToolServiceAsyncStub(ToolServiceStub):
     """Describes, prepares and runs the tools, and reads files of workspaces.
 
     The coordinator's tool calls do not come through ExecuteTool: they are jobs whose payload is a ToolCall and whose result is a
-    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT and SERVICE_UNAVAILABLE (UNAVAILABLE); further
-    errors are named per RPC.
+    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT, UNAUTHENTICATED,
+    DEADLINE_EXCEEDED, INTERNAL and SERVICE_UNAVAILABLE (UNAVAILABLE), and those about a workspace with OVERLOADED (another process has been
+    building its index for too long, with RetryInfo); further errors are named per RPC.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -75,7 +78,8 @@ class ToolServiceAsyncStub(ToolServiceStub):
     ExecuteTool: _aio.UnaryStreamMultiCallable[_tool_pb2.ExecuteToolRequest, _tool_pb2.ExecuteToolResponse]  # type: ignore[assignment]
     """Runs one tool now, without a job, and streams progress, text and the result. The result is the last message; a tool that fails
     is data in it. Needs a budget of its own, or makes one under the tenant from `max_cost`.
-    Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, BUDGET_NOT_FOUND, OVERLOADED.
+    Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, PATH_OUTSIDE_WORKSPACE (the parameter `directories`), BUDGET_NOT_FOUND, OVERLOADED (all
+    slots for direct calls are taken).
     """
     ReadFiles: _aio.UnaryUnaryMultiCallable[_tool_pb2.ReadFilesRequest, _tool_pb2.ReadFilesResponse]  # type: ignore[assignment]
     """Reads text files of a workspace. A file that cannot be read is data in the response.
@@ -89,15 +93,16 @@ class ToolServiceAsyncStub(ToolServiceStub):
     """
     PrepareContext: _aio.UnaryUnaryMultiCallable[_tool_pb2.PrepareContextRequest, _tool_pb2.PrepareContextResponse]  # type: ignore[assignment]
     """Prepares the context of a tool without calling a model: what its LLM would see.
-    Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND.
+    Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, PATH_OUTSIDE_WORKSPACE (the parameter `directories`).
     """
 
 class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
     """Describes, prepares and runs the tools, and reads files of workspaces.
 
     The coordinator's tool calls do not come through ExecuteTool: they are jobs whose payload is a ToolCall and whose result is a
-    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT and SERVICE_UNAVAILABLE (UNAVAILABLE); further
-    errors are named per RPC.
+    ToolResult, and tool workers pull them. Every RPC may fail with INVALID_ARGUMENT, UNAUTHENTICATED,
+    DEADLINE_EXCEEDED, INTERNAL and SERVICE_UNAVAILABLE (UNAVAILABLE), and those about a workspace with OVERLOADED (another process has been
+    building its index for too long, with RetryInfo); further errors are named per RPC.
     """
 
     @_abc_1.abstractmethod
@@ -116,7 +121,8 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_tool_pb2.ExecuteToolResponse], _abc.AsyncIterator[_tool_pb2.ExecuteToolResponse]]:
         """Runs one tool now, without a job, and streams progress, text and the result. The result is the last message; a tool that fails
         is data in it. Needs a budget of its own, or makes one under the tenant from `max_cost`.
-        Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, BUDGET_NOT_FOUND, OVERLOADED.
+        Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, PATH_OUTSIDE_WORKSPACE (the parameter `directories`), BUDGET_NOT_FOUND, OVERLOADED (all
+        slots for direct calls are taken).
         """
 
     @_abc_1.abstractmethod
@@ -154,7 +160,7 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tool_pb2.PrepareContextResponse, _abc.Awaitable[_tool_pb2.PrepareContextResponse]]:
         """Prepares the context of a tool without calling a model: what its LLM would see.
-        Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND.
+        Errors: TOOL_NOT_FOUND, WORKSPACE_NOT_FOUND, PATH_OUTSIDE_WORKSPACE (the parameter `directories`).
         """
 
 def add_ToolServiceServicer_to_server(servicer: ToolServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
