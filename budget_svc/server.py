@@ -28,11 +28,10 @@ class BudgetService:
     def __init__(self, settings: BudgetSettings, clock: Clock) -> None:
         try:
             prices = load_prices(settings.price_file or BUNDLED, settings.model_aliases)
-            engine = open_engine(settings.database_url)
+            self._database = Database(open_engine(settings.database_url, pooled=settings.pooled))
         except (PriceFileError, ValueError) as error:
             raise StartupError(str(error)) from error
         self._loop = asyncio.get_running_loop()
-        self._database = Database(engine)
         policy = Policy(settings.tenant_terms(), Quotas(settings.quotas(), prices.listed_id))
         store = LedgerStore(self._database, policy, clock, self._committed)
         self._committer = GroupCommitter(store.execute, name="budget-commit")

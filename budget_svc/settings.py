@@ -61,6 +61,7 @@ class BudgetSettings(ServiceSettings):
 
     listen: ListenAddress = "127.0.0.1:8812"
     database_url: str = Field("sqlite:///.dbp/budget.sqlite", description="sqlite:///path or postgresql://...")
+    pooled: bool = Field(False, description="PostgreSQL: database_url leads to PgBouncer in transaction mode")
     price_file: Path | None = Field(None, description="a price file to use instead of the bundled one")
     model_aliases: dict[str, str] = Field(
         default_factory=dict, description="ids of the account's own (ARNs of its inference profiles) to listed ids"
