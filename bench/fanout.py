@@ -1,6 +1,6 @@
 """What coordination costs: eight tools of 50 ms at the same time, here and in systems like it, in one run.
 
-    python bench/fanout.py [--quick] [--seconds N] [--json FILE] [--only ours|peers]
+    python -m bench.fanout [--quick] [--seconds N] [--json FILE] [--only ours|peers]
 
 The overhead is all of a request's time beyond 50 ms. Peers are installed into `.bench-venv` at the first run. This system runs as
 five processes with durable SQLite files, once with LLM instances that sleep, as the peers' tools do ("this system"), and once with
