@@ -91,6 +91,7 @@ class ToolEngine:
         """What the call's instance would be sent, its context in at most `max_tokens` (0: as in `execute`). Raises as that."""
         registered = self._registry.checked(call)
         async with self._snapshot(call) as snapshot:
+            call = await self._settled(registered, call, snapshot)
             context = await self._context(registered, call, snapshot, max_tokens)
         template = registered.template
         return Prompt(context, template.system, "\n\n".join(template.render(context.values)))
@@ -114,6 +115,7 @@ class ToolEngine:
         """The stored result of the same call on the same files, or a new one."""
         listener.progress(Progress("looking for changed files"))
         async with self._snapshot(call) as snapshot:
+            call = await self._settled(registered, call, snapshot)
             key = result_key(
                 {
                     "tool": call.tool,
@@ -126,7 +128,14 @@ class ToolEngine:
                     "snapshot": snapshot.id,
                 }
             )
-            return await self._cache.get_or_run(key, lambda: self._run(registered, call, snapshot, execution, listener))
+            return await self._cache.get_or_run(
+                key,
+                lambda: self._run(registered, call, snapshot, execution, listener),
+                may_keep=lambda: not snapshot.has_differed,
+            )
+
+    async def _settled(self, registered: RegisteredTool, call: ToolCall, snapshot: WorkspaceSnapshot) -> ToolCall:
+        return replace(call, parameters=await self._files.run(registered.tool.settled, snapshot, call.parameters))
 
     async def _run(
         self,

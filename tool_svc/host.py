@@ -11,6 +11,7 @@ from llm.tracing import tool_span
 from tool_svc.calls import Listener, Progress
 from tool_svc.files import WorkspaceFiles
 from tool_svc.read_files import read_for_model
+from tool_svc.workspace.paths import normalise
 from tool_svc.workspaces import WorkspaceSnapshot
 
 
@@ -51,5 +52,5 @@ class ToolHost:
     async def _read(self, use: ToolUse) -> ToolOutcome:
         with tool_span(use):
             read = await self._files.run(read_for_model, self._snapshot, use.input["paths"])
-        self.given_paths.update(dict.fromkeys(read.paths))
+        self.given_paths.update((normalise(path), None) for path in read.paths)
         return read.outcome

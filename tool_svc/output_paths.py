@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Fields that hold a path, or a list of them, in the outputs of the tools.
-PATH_FIELDS = frozenset({"path", "file_path", "files", "supporting_files", "source_documents", "changed_files"})
+PATH_FIELDS = frozenset(
+    {"path", "file_path", "files", "supporting_files", "source_documents", "changed_files", "reference_documentation"}
+)
 MAX_SOURCE_PATHS = 50
 
 # Models like to point at a place in a file: "src/a.py:12", "src/a.py#L3-L9".

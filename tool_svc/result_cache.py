@@ -51,8 +51,10 @@ class ResultCache:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="result-cache")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    async def get_or_run(self, key: str, run: Callable[[], Awaitable[ToolResult]]) -> ToolResult:
-        """The stored result, marked as cached, or what `run` returns, which is stored when it is complete.
+    async def get_or_run(
+        self, key: str, run: Callable[[], Awaitable[ToolResult]], *, may_keep: Callable[[], bool] = lambda: True
+    ) -> ToolResult:
+        """The stored result, marked as cached, or what `run` returns, which is stored when it is complete and `may_keep` says so.
 
         While an identical call runs, others wait for it. If it ends without a complete result, the next one runs by itself: why
         it ended so (its own budget, deadline or cancel) need not hold for the others.
@@ -63,7 +65,7 @@ class ResultCache:
             if stored is not None:
                 return stored
             result = await run()
-            if result.is_complete and self._max_entries:
+            if result.is_complete and self._max_entries and may_keep():
                 # Not awaited: whoever asks for it looks in the same thread, and so after it was stored.
                 self._thread.submit(self._store, key, result)
             return result
@@ -79,9 +81,10 @@ class ResultCache:
         try:
             stored = json.loads(path.read_bytes())
             os.utime(path)  # pruning goes by last use
-        except (OSError, ValueError):  # none there, or one that a broken disk left: the call is made anew
+            return _from_json(stored)
+        except (OSError, ValueError, LookupError, TypeError):
+            # None there, or one that a broken disk or another version left: the call is made anew.
             return None
-        return _from_json(stored)
 
     def _store(self, key: str, result: ToolResult) -> None:
         try:

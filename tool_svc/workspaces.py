@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
@@ -21,9 +22,18 @@ from tool_svc.workspace import git, reading
 from tool_svc.workspace.filesystem import FilesystemSource
 from tool_svc.workspace.gittree import GitTreeSource
 from tool_svc.workspace.reading import FilesRead
-from tool_svc.workspace.refusal import NOT_FOUND, OUT_OF_SCOPE, Refusal, RefusalCode, RefusedError
+from tool_svc.workspace.refusal import (
+    NOT_FOUND,
+    OUT_OF_SCOPE,
+    UNREADABLE,
+    Refusal,
+    RefusalCode,
+    RefusedError,
+    refused,
+    too_large,
+)
 from tool_svc.workspace.scope import WHOLE, Scope
-from tool_svc.workspace.source import FileSource, FileState, Listing
+from tool_svc.workspace.source import FileSource, FileState, Listing, RawFile, SourceError
 from tool_svc.workspace.text import text_of
 
 DEFAULT_MAX_FILE_BYTES = 2 * 1024 * 1024
@@ -58,7 +68,8 @@ class Workspaces:
     def refresh(self, name: str) -> None:
         """Brings the index of a workspace up to date with its files.
 
-        Raises ServiceError: WORKSPACE_NOT_FOUND, or OVERLOADED while another process builds the index for too long.
+        Raises ServiceError: WORKSPACE_NOT_FOUND; SERVICE_UNAVAILABLE when the files cannot be had; OVERLOADED while another process
+        builds the index for too long.
         """
         self._workspace(name).refresh()
 
@@ -88,6 +99,7 @@ class _Workspace:
 
     def __init__(self, name: str, root: str, cache: Path, max_file_bytes: int, lock_timeout_s: float) -> None:
         folder, _, revision = (root, "", "") if Path(root).is_dir() else root.rpartition("@")
+        self.name = name
         self.root = Path(folder).resolve()
         if not self.root.is_dir():
             raise invalid_field(f"workspaces.{name}", f"{root} is not a folder")
@@ -97,7 +109,7 @@ class _Workspace:
         if revision or git.is_bare(self.root):
             try:
                 self.source = GitTreeSource(self.root, revision or "HEAD", max_file_bytes=max_file_bytes)
-            except git.GitError as error:
+            except SourceError as error:
                 raise invalid_field(f"workspaces.{name}", f"{root} is not a git repository with that commit") from error
             parser = SourceParser(self.source, max_file_bytes=max_file_bytes)
         else:
@@ -109,7 +121,11 @@ class _Workspace:
         self._listing: Listing | None = None
 
     def refresh(self) -> Listing:
-        self._listing = self.index.refresh()
+        try:
+            self._listing = self.index.refresh()
+        except SourceError as error:
+            message = f"the files of the workspace {self.name} cannot be had: {error}"
+            raise ServiceError(ErrorReason.SERVICE_UNAVAILABLE, message) from error
         return self._listing
 
     def present(self) -> State:
@@ -129,16 +145,19 @@ class WorkspaceSnapshot:
     """One state of a workspace, as long as this object lives or until `close`. Also a context manager.
 
     `id` names the state: `git:<commit>+<hash over paths and contents>`, or `files:<hash>` where there is no commit.
-    `view` is the state as context preparation sees it, `root` the folder, `scope` what it is narrowed to.
+    `commit` is that commit in full, or empty. `view` is the state as context preparation sees it, `root` the folder, `scope` what
+    it is narrowed to. `has_differed` says whether a file that was read was no longer as in this state: what rests on it is not a
+    result of this state alone.
     """
 
     def __init__(self, workspace: _Workspace, state: State, scope: Scope) -> None:
         self._workspace = workspace
         self._state = state
-        self._index = state.view
         self._skipped = state.listing.skipped
         self.scope = scope
         self.id = state.view.id
+        self.commit = state.view.commit
+        self.has_differed = False
         self.root = workspace.root
         self.view = ScopedView(state.view, scope, self._text)
 
@@ -167,16 +186,23 @@ class WorkspaceSnapshot:
 
     def skipped(self) -> dict[str, Refusal]:
         """Files and directories in scope that are not read, with the reason."""
-        refused = {path: Refusal(RefusalCode(code), _WITHHELD) for path, code in self._index.refusals().items()}
-        return {path: refusal for path, refusal in {**self._skipped, **refused}.items() if self.scope.holds(path)}
+        refusals = {**self._skipped, **self._withheld}
+        return {path: refusal for path, refusal in refusals.items() if self.scope.holds(path)}
+
+    def refusal(self, path: str) -> Refusal | None:
+        """Why a normal path is not read in this snapshot; None when it is."""
+        if self.holds(path):
+            return None
+        if not self.scope.holds(path):
+            return OUT_OF_SCOPE
+        known = self._withheld.get(path) or self._skipped.get(path)
+        return known or self._workspace.source.refusal(path) or NOT_FOUND
 
     def read_files(self, paths: Sequence[str], *, max_bytes_per_file: int = 0) -> FilesRead:
         """Texts of files in scope, at most 100. `max_bytes_per_file`: 0 is the default of 64 KiB; 1 MiB is the most."""
         limit = min(max_bytes_per_file or reading.DEFAULT_BYTES_PER_FILE, reading.MAX_BYTES_PER_FILE)
         asked = paths[: reading.MAX_FILES]
-        return reading.read_files(
-            self._workspace.source, asked, self._refusal, self._is_expected, max_bytes_per_file=limit
-        )
+        return reading.read_files(self._raw, asked, self.refusal, self._is_expected, max_bytes_per_file=limit)
 
     def base_context(
         self, now: datetime, *, max_paths: int = 200, count_tokens: CountTokens = estimate_tokens
@@ -186,27 +212,40 @@ class WorkspaceSnapshot:
             self.view, now, max_paths=max_paths, business_tokens=BUSINESS_TOKENS, count_tokens=count_tokens
         )
 
-    def _refusal(self, path: str) -> Refusal | None:
-        """Why a normal path is not read in this snapshot; None when it is."""
-        if self.holds(path):
-            return None
-        if not self.scope.holds(path):
-            return OUT_OF_SCOPE
-        code = self._index.refusals().get(path)
-        if code is not None:
-            return Refusal(RefusalCode(code), _WITHHELD)
-        return self._skipped.get(path) or self._workspace.source.refusal(path) or NOT_FOUND
+    @cached_property
+    def _withheld(self) -> Mapping[str, Refusal]:
+        refusals = self._state.view.refusals()
+        return {path: Refusal(RefusalCode(code), _WITHHELD) for path, code in refusals.items()}
 
-    def _is_expected(self, path: str, state: FileState) -> bool:
-        indexed = self.view.files[path]
-        return (indexed.size, indexed.modified_ns) == (state.size, state.modified_ns)
+    def _raw(self, path: str) -> RawFile:
+        """A file of this snapshot as it was then, or as it is now where no older state is kept. Raises RefusedError."""
+        file, limit = self.view.files[path], self._workspace.max_file_bytes
+        source = self._workspace.source
+        try:
+            kept = source.kept_content(file.content_hash)
+            if kept is not None:
+                return RawFile(kept, FileState(file.size, file.modified_ns, ""), file.content_hash)
+            raw = source.read(path, limit)
+            if raw.is_cut:
+                raise refused(too_large(limit))
+        except (RefusedError, SourceError) as error:
+            self.has_differed = True
+            raise error if isinstance(error, RefusedError) else refused(UNREADABLE) from error
+        if not self._is_expected(path, raw):
+            self.has_differed = True
+        return raw
+
+    def _is_expected(self, path: str, raw: RawFile) -> bool:
+        return raw.content_hash == self.view.files[path].content_hash
 
     def _text(self, path: str) -> str | None:
         try:
-            raw = self._workspace.source.read(path, self._workspace.max_file_bytes)
-            return text_of(raw.content, cut=raw.is_cut)
+            raw = self._raw(path)
+            text = text_of(raw.content)
         except RefusedError:
             return None
+        # The mark comes first: of a long text only the start may be shown.
+        return text if self._is_expected(path, raw) else f"{reading.CHANGED_MARK}\n{text}"
 
 
 def _cache_name(root: Path, revision: str) -> str:

@@ -79,9 +79,56 @@ def test_whatever_git_ignores_is_ignored(
     assert ours or not by_git
 
 
+def test_a_subfolder_of_a_repository_obeys_what_stands_above_it(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    commit(top, "start", {
+        ".gitignore": "*.log\n/services/mail/private.txt\nbuilt/\n", "services/.gitignore": "!keep.log\n/mail/local.txt\n",
+        "services/mail/a.py": "", "services/mail/.gitignore": "!b.log\n",
+    })  # fmt: skip
+    git(top, "worktree", "add", "-q", str(tmp_path / "tree"))
+    commit(tmp_path / "super", "start", {"b.py": ""})
+    git(tmp_path / "super", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(top), "sub")
+    names = [
+        "private.txt",
+        "local.txt",
+        "a.log",
+        "b.log",
+        "keep.log",
+        "new.py",
+        "excluded.txt",
+        "sub/private.txt",
+        "built/c.py",
+    ]
+    for repository in (top, tmp_path / "tree", tmp_path / "super/sub"):
+        exclude = repository / git(repository, "rev-parse", "--git-path", "info/exclude")
+        exclude.parent.mkdir(exist_ok=True)
+        exclude.write_text("excluded.txt\n")
+        mail = write_tree(repository / "services/mail", dict.fromkeys(names, ""))
+        by_git = set(git(mail, "ls-files", "--cached", "--others", "--exclude-standard").splitlines())
+        assert by_git == {"a.py", ".gitignore", "b.log", "keep.log", "new.py", "sub/private.txt"}
+        with snapshot_of(mail, tmp_path / "cache") as snapshot:
+            assert set(snapshot.listing(100)) == by_git
+            assert snapshot.read_files(["private.txt"]).files[0].error_code is RefusalCode.IGNORED
+        # Who makes a workspace of an ignored folder wants what is in it.
+        assert listed(mail / "built", tmp_path) == {"c.py"}
+
+
+def test_a_git_file_that_leads_astray_does_no_harm(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "root", {"a.py": "", ".git": "gitdir: fifos\n"})
+    (root / "fifos/info").mkdir(parents=True)
+    os.mkfifo(root / "fifos/info/exclude")
+    os.mkfifo(root / "fifos/commondir")
+    assert listed(root, tmp_path) == {"a.py"}
+    (root / ".git").write_bytes(b"gitdir: \0\n")
+    assert listed(root, tmp_path) == {"a.py"}
+
+
 def test_a_hostile_ignore_pattern_does_not_run_for_hours() -> None:
     spec = compile_patterns(["*a" * 40 + "b"])
     assert spec.match_file("a" * 200 + "b")
+    spec = compile_patterns(["**/a/" * 20 + "b"])
+    assert spec.match_file("a/" * 60 + "b")
+    assert not spec.match_file("a/" * 60 + "c")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +146,11 @@ def test_a_hostile_ignore_pattern_does_not_run_for_hours() -> None:
         ("home/.ssh/config", RefusalCode.SECRET),
         ("id_ed25519", RefusalCode.SECRET),
         (".aws/credentials", RefusalCode.SECRET),
+        (".docker/config.json", RefusalCode.SECRET),
+        ("deploy/prod.auto.tfvars", RefusalCode.SECRET),
+        ("deploy/prod.tfvars.json", RefusalCode.SECRET),
+        ("AuthKey.p8", RefusalCode.SECRET),
+        (".yarnrc.yml", RefusalCode.SECRET),
         ("key_in_text.py", RefusalCode.SECRET),
         ("pem_in_text.yaml", RefusalCode.SECRET),
         ("wide.txt", RefusalCode.SECRET),
@@ -119,6 +171,8 @@ def test_a_hostile_ignore_pattern_does_not_run_for_hours() -> None:
         ("./a.py", None),
         ("names_of_keys.py", None),
         ("latin1.txt", None),
+        (".docker/Dockerfile", None),
+        ("config.json", None),
     ],
 )
 def test_reads_a_path_or_says_why_not(tmp_path: Path, path: str, code: RefusalCode | None) -> None:
@@ -131,7 +185,9 @@ def test_reads_a_path_or_says_why_not(tmp_path: Path, path: str, code: RefusalCo
             "key_in_text.py": f"KEY = '{AWS_KEY}'\n", "pem_in_text.yaml": f"key: |\n  {PRIVATE_KEY}", "picture.png": b"\x89PNG",
             "wide.txt": f"{PRIVATE_KEY}".encode("utf-16"), "nul.dat": b"text\0more", "big.txt": b"a" * (2 * 1024 * 1024 + 1),
             "names_of_keys.py": 'if "-----BEGIN PRIVATE KEY-----" in text or text.startswith("AKIA"): ...\n',
-            "latin1.txt": "größer\n".encode("latin-1") * 20,
+            "latin1.txt": "größer\n".encode("latin-1") * 20, ".docker/config.json": "{}", ".docker/Dockerfile": "FROM x\n",
+            "deploy/prod.auto.tfvars": "", "deploy/prod.tfvars.json": "{}", "AuthKey.p8": "", ".yarnrc.yml": "",
+            "config.json": "{}",
         },
     )  # fmt: skip
     assert code_of(root, tmp_path, path) is code
@@ -231,18 +287,19 @@ def test_strange_names_and_contents_do_no_harm(tmp_path: Path) -> None:
     os.close(os.open(os.fsencode(root) + b"/\xff\xfe.py", os.O_CREAT))
     (root / ("deep/" * 120)).mkdir(parents=True)
     (root / ("deep/" * 120) / "x.py").write_text("")
-    for number in range(500):
-        (root / f"empty/{number}").mkdir(parents=True)
+    for number in range(50_000):
+        (root / f"empty/{number // 500}/{number}").mkdir(parents=True)
     assert listed(root, tmp_path) == {"fine name ü.py", "invalid.py", "long_line.js", "empty.py"}
 
 
-def test_a_huge_sparse_file_is_named_and_not_read(tmp_path: Path) -> None:
-    root = write_tree(tmp_path / "root", {"a.py": ""})
+def test_a_huge_file_is_named_and_not_read(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "root", {"a.py": "", "line.js": b"x" * 100_000_000})
     with open(root / "log.txt", "wb") as file:
         file.truncate(100 * 1024 * 1024 * 1024)
     with snapshot_of(root, tmp_path / "cache") as snapshot:
         assert snapshot.skipped()["log.txt"].code is RefusalCode.TOO_LARGE
-        assert snapshot.read_files(["log.txt"]).files[0].error_code is RefusalCode.TOO_LARGE
+        files = snapshot.read_files(["log.txt", "line.js"]).files
+        assert [file.error_code for file in files] == [RefusalCode.TOO_LARGE] * 2
 
 
 def test_long_files_are_cut_with_a_mark_and_within_a_total(tmp_path: Path) -> None:
@@ -259,9 +316,46 @@ def test_long_files_are_cut_with_a_mark_and_within_a_total(tmp_path: Path) -> No
 
 
 def test_content_newer_than_the_snapshot_is_marked(tmp_path: Path) -> None:
-    root = write_tree(tmp_path / "root", {"a.py": "x = 1\n", "b.py": "y = 1\n"})
+    root = write_tree(tmp_path / "root", {"a.py": "x = 1\n", "b.py": "y = 1\n", "c.md": "# C\n", "d.md": "# D\n"})
     with snapshot_of(root, tmp_path / "cache") as snapshot:
-        (root / "a.py").write_text("x = 22\n")
-        newer, same = snapshot.read_files(["a.py", "b.py"]).files
-    assert newer.content.startswith("x = 22\n\n[this file has changed since the snapshot")
-    assert same.content == "y = 1\n"
+        os.utime(root / "b.py")
+        assert snapshot.read_files(["b.py"]).files[0].content == "y = 1\n"
+        assert snapshot.view.text("c.md") == "# C\n"
+        assert not snapshot.has_differed
+        before = (root / "a.py").stat()
+        (root / "a.py").write_text("x = 2\n")
+        os.utime(root / "a.py", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (newer,) = snapshot.read_files(["a.py"]).files
+        assert newer.content.startswith("x = 2\n\n[this file has changed since the snapshot")
+        assert snapshot.has_differed
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        (root / "c.md").write_text("# New plan\n")
+        assert (snapshot.view.text("c.md") or "").startswith("[this file has changed since the snapshot")
+        assert snapshot.has_differed
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        (root / "d.md").unlink()
+        assert snapshot.view.text("d.md") is None
+        assert snapshot.has_differed
+
+
+def test_a_file_that_has_grown_or_become_secret_is_refused(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "root", {"a.txt": "", "b.txt": ""})
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        (root / "a.txt").write_bytes(b"a" * (2 * 1024 * 1024 + 1))
+        (root / "b.txt").write_text("b\n" * 100_000 + PRIVATE_KEY)
+        files = snapshot.read_files(["a.txt", "b.txt"], max_bytes_per_file=1000).files
+        assert [file.error_code for file in files] == [RefusalCode.TOO_LARGE, RefusalCode.SECRET]
+        assert snapshot.view.text("b.txt") is None
+
+
+def test_a_root_that_is_gone_is_an_error_of_the_call(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "root", {"a.py": ""})
+    workspaces = Workspaces({"w": root}, tmp_path / "cache")
+    with workspaces.snapshot("w") as snapshot:
+        (root / "a.py").unlink()
+        root.rmdir()
+        assert snapshot.read_files(["a.py"]).files[0].error_code is RefusalCode.NOT_FOUND
+        assert snapshot.refusal("b.py") is not None
+    with pytest.raises(ServiceError, match="the workspace w") as caught:
+        workspaces.refresh("w")
+    assert caught.value.reason is ErrorReason.SERVICE_UNAVAILABLE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import posixpath
@@ -43,13 +42,6 @@ class Parser(Protocol):
         """The files at `paths` in batches, in any order."""
 
 
-def blob_id(content: bytes) -> str:
-    """Git's name of a content, so that a checkout and a commit share what is kept of it."""
-    digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
-    digest.update(content)
-    return digest.hexdigest()
-
-
 class ContentParser:
     """Parses the content of files, each content once: files that repeat one only refer to it."""
 
@@ -59,7 +51,7 @@ class ContentParser:
     def parse(self, path: str, raw: RawFile) -> ParsedFile:
         """What a file that was read in whole says."""
         state = raw.state
-        content_hash, flavour = blob_id(raw.content), flavour_of(path)
+        content_hash, flavour = raw.content_hash, flavour_of(path)
         row = FileRow(path, state.size, state.modified_ns, state.signature, content_hash, flavour, None)
         if (content_hash, flavour) in self._parsed:
             return ParsedFile(path, row, None)
@@ -146,8 +138,9 @@ class SourceParser:
     def _parse(self, parser: ContentParser, path: str) -> ParsedFile:
         try:
             return parser.parse(path, self._source.read(path, self._max_file_bytes))
-        except RefusedError as error:
-            return _unread(path, error.refusal.code)
+        except RefusedError:
+            # The source has lost a content that it lists. It may be there again the next time, so nothing is noted.
+            return ParsedFile(path, None, None)
 
 
 def _serve(pipe: Connection, root: Path, max_file_bytes: int) -> None:

@@ -28,6 +28,13 @@ class Tool(ABC):
     new_path_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields of its output beneath which paths may name files that are still to be made."""
 
+    def settled(self, snapshot: WorkspaceSnapshot, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters with names that may come to mean something else made definite. Blocking; called in a thread.
+
+        Calls with the same settled parameters on the same snapshot have the same result.
+        """
+        return parameters
+
     @abstractmethod
     def prepare(self, snapshot: WorkspaceSnapshot, request: ContextRequest) -> PreparedContext:
         """Puts together what the instance sees. Blocking; called in a thread."""

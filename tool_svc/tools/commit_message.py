@@ -12,7 +12,7 @@ from tool_svc.context.request import ContextRequest
 from tool_svc.context.scoped import ScopedView
 from tool_svc.diffs import commits_diff, readable_files
 from tool_svc.tools.base import Tool
-from tool_svc.workspace.git import GitError
+from tool_svc.workspace.git import GitError, commit_of
 from tool_svc.workspaces import WorkspaceSnapshot
 
 _TITLE_LENGTH = 72
@@ -52,15 +52,24 @@ class CommitMessage(Tool):
     )
     new_path_fields = frozenset({"changed_files"})
 
+    def settled(self, snapshot: WorkspaceSnapshot, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `Tool`: `since` becomes the commit that it names now. Raises INVALID_ARGUMENT when it names none."""
+        if parameters.get("diff") or not parameters.get("since"):
+            return parameters
+        try:
+            return {**parameters, "since": commit_of(snapshot.root, parameters["since"])}
+        except GitError as error:
+            raise invalid_field("parameters.since", f"names no commit: {error}") from error
+
     def prepare(self, snapshot: WorkspaceSnapshot, request: ContextRequest) -> PreparedContext:
-        """Raises INVALID_ARGUMENT when there is no such commit or no change that may be read."""
+        """Raises INVALID_ARGUMENT when there is no commit or no change that may be read."""
         asked = request.parameters
         try:
-            diff = asked.get("diff") or commits_diff(snapshot.root, asked.get("since", ""))
+            diff = asked.get("diff") or commits_diff(snapshot.root, asked.get("since", ""), snapshot.commit)
         except GitError as error:
             raise invalid_field("parameters.since", f"no diff can be had: {error}") from error
         # Small changes first: more files are understood that way, and a huge one is mostly generated.
-        files = sorted(readable_files(diff, snapshot.scope.holds), key=lambda file: len(file.text))
+        files = sorted(readable_files(diff, snapshot.refusal), key=lambda file: len(file.text))
         if not files:
             raise invalid_field("parameters.diff", "holds no change to a file that may be read")
         filling = fill(
@@ -74,7 +83,7 @@ class CommitMessage(Tool):
             "query": request.query,
             "diff": filling.text(),
             "changed_files": "\n".join(f"{file.path} +{file.added} -{file.removed}" for file in changed[:_SHOWN_FILES]),
-            "recent_messages": "\n".join(_titles(snapshot.view, skip_last="diff" not in asked)),
+            "recent_messages": "\n".join(_titles(snapshot.view, skip_last=not asked.get("diff"))),
             "format": asked.get("format", "conventional"),
             "include_impact": "yes" if asked.get("include_impact", True) else "no",
             "max_title_length": str(asked.get("max_title_length", _TITLE_LENGTH)),

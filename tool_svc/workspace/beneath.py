@@ -20,6 +20,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO nobody writes to would wait for ever. It changes nothing for regular files.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+MAX_LINES_BYTES = 1024 * 1024
+
 
 @contextmanager
 def open_directory(name: str, *, beneath: int | None = None) -> Iterator[int]:
@@ -74,6 +76,15 @@ def read_up_to(handle: int, limit: int) -> bytes:
         pieces.append(piece)
         left -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def read_lines(directory: int, name: str) -> tuple[str, ...]:
+    """The lines of the text file `name` in the directory `directory`; none when it cannot be read."""
+    try:
+        with open_file(directory, name) as handle:
+            return tuple(read_up_to(handle, MAX_LINES_BYTES).decode("utf-8", "replace").splitlines())
+    except RefusedError:
+        return ()
 
 
 def _open(name: str, flags: int, beneath: int) -> int:

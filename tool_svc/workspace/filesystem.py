@@ -6,14 +6,15 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tool_svc.workspace import git
-from tool_svc.workspace.beneath import open_beneath, open_directory, open_file, read_up_to
+from tool_svc.workspace import git, surroundings
+from tool_svc.workspace.beneath import open_beneath, open_directory, open_file, read_lines, read_up_to
 from tool_svc.workspace.ignore import GITIGNORE, IgnoreRules
-from tool_svc.workspace.paths import SCRATCHPAD, is_plain_name, never_entered, never_read, never_read_name
+from tool_svc.workspace.paths import SCRATCHPAD, is_plain_name, never_entered, never_read, never_read_file
 from tool_svc.workspace.refusal import (
     IGNORED,
     LINK,
@@ -23,12 +24,12 @@ from tool_svc.workspace.refusal import (
     refused,
     too_large,
 )
-from tool_svc.workspace.source import FileState, Listing, RawFile
+from tool_svc.workspace.source import FileState, Listing, RawFile, SourceError, blob_id
+from tool_svc.workspace.surroundings import IgnoreFile
 
 # A change within this time of another one may carry the same time stamp, so a stamp this fresh proves nothing.
 STAMP_GRANULARITY_NS = 100_000_000
 MAX_DEPTH = 100
-MAX_IGNORE_FILE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,17 @@ class FilesystemSource:
         self._lock = threading.Lock()
         self._seen: _SeenDirectory | None = None
         self._listing = Listing({}, {})
-        self._exclude_lines: tuple[str, ...] = ()
-        self._exclude = IgnoreRules()
+        self._above: tuple[IgnoreFile, ...] = ()
+        self._rules_above = IgnoreRules()
 
     def listing(self) -> Listing:
         """See `FileSource`. The same object as last time when nothing changed; then the cost is one `stat` per file."""
-        with self._lock, open_directory(str(self._root)) as root:
-            seen = self._look(root, "", self._seen, self._root_rules(root), depth=0)
+        with self._lock, ExitStack() as stack:
+            try:
+                root = stack.enter_context(open_directory(str(self._root)))
+            except RefusedError as error:
+                raise SourceError(f"{self._root}: {error}") from error
+            seen = self._look(root, "", self._seen, self._root_rules(), depth=0)
             if seen is not self._seen:
                 self._seen = seen
                 files: dict[str, FileState] = {}
@@ -86,46 +91,47 @@ class FilesystemSource:
         with open_directory(str(self._root)) as root, open_beneath(root, directory) as parent:
             return read_in(parent, name, limit)
 
+    def kept_content(self, content_hash: str) -> None:
+        """See `FileSource`."""
+
     def refusal(self, path: str) -> Refusal | None:
         """See `FileSource`."""
         refusal = never_read(path)
         if refusal is not None:
             return refusal
-        with open_directory(str(self._root)) as root:
-            try:
+        try:
+            with open_directory(str(self._root)) as root:
+                if self._is_ignored(root, path):
+                    return IGNORED
                 directory, _, name = path.rpartition("/")
                 with open_beneath(root, directory) as parent, open_file(parent, name):
-                    ignored = self._is_ignored(root, path)
-            except RefusedError as error:
-                return error.refusal
-        return IGNORED if ignored else None
+                    return None
+        except RefusedError as error:
+            return error.refusal
 
     def commit(self) -> str | None:
         """See `FileSource`."""
         return git.head(self._root)
 
     def _is_ignored(self, root: int, path: str) -> bool:
-        rules = self._root_rules(root)
+        """Whether the rules exclude a path, also one where nothing stands."""
+        rules = self._root_rules()
         parts = path.split("/")
         for depth in range(len(parts)):
             directory = "/".join(parts[:depth])
-            with open_beneath(root, directory) as handle:
-                rules = rules.with_file(directory, _lines(handle, GITIGNORE))
+            with suppress(RefusedError), open_beneath(root, directory) as handle:
+                rules = rules.with_file(directory, read_lines(handle, GITIGNORE))
             if rules.ignores("/".join(parts[: depth + 1]), is_directory=depth + 1 < len(parts)):
                 return True
         return False
 
-    def _root_rules(self, root: int) -> IgnoreRules:
-        """Rules that hold above every `.gitignore`. One object as long as they stay the same."""
-        try:
-            with open_beneath(root, ".git/info") as info:
-                lines = tuple(_lines(info, "exclude"))
-        except RefusedError:
-            lines = ()
-        if lines != self._exclude_lines:
-            self._exclude_lines = lines
-            self._exclude = IgnoreRules().with_file("", lines)
-        return self._exclude
+    def _root_rules(self) -> IgnoreRules:
+        """Rules that hold above every `.gitignore` of the folder. One object as long as they stay the same."""
+        above = surroundings.ignore_files_above(self._root)
+        if above != self._above:
+            self._above = above
+            self._rules_above = surroundings.rules_of(above)
+        return self._rules_above
 
     def _look(
         self, handle: int, path: str, before: _SeenDirectory | None, inherited: IgnoreRules, depth: int
@@ -217,7 +223,7 @@ class FilesystemSource:
         elif not entry.is_file(follow_symlinks=False):
             return NOT_A_FILE
         else:
-            refusal = never_read_name(entry.name)
+            refusal = never_read_file(path)
         if refusal is None and rules.ignores(path, is_directory=is_directory):
             return IGNORED
         return refusal
@@ -246,7 +252,7 @@ def read_in(directory: int, name: str, limit: int) -> RawFile:
     state = _state(before)
     if before.st_ctime_ns != after.st_ctime_ns or before.st_ctime_ns > now_ns - STAMP_GRANULARITY_NS:
         state = FileState(max(len(content), after.st_size), state.modified_ns, "")
-    return RawFile(content, state)
+    return RawFile(content, state, blob_id(content))
 
 
 def _state(status: os.stat_result) -> FileState:
@@ -270,12 +276,4 @@ def _rules_of(
         fresh = status.st_ctime_ns > time.time_ns() - STAMP_GRANULARITY_NS
         if not fresh:
             return stamp, before.rules
-    return stamp, inherited.with_file(path, _lines(handle, GITIGNORE))
-
-
-def _lines(directory: int, name: str) -> Iterator[str]:
-    try:
-        with open_file(directory, name) as file:
-            yield from read_up_to(file, MAX_IGNORE_FILE_BYTES).decode("utf-8", "replace").splitlines()
-    except RefusedError:
-        return
+    return stamp, inherited.with_file(path, read_lines(handle, GITIGNORE))

@@ -8,12 +8,16 @@ such setting overruled.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import tempfile
 import threading
 import weakref
 from pathlib import Path
 
 TIMEOUT_S = 20.0
+_PIECE = 1024 * 1024
+_COMPLAINT_BYTES = 4096
 
 _OVERRULED = (
     "core.fsmonitor=false",
@@ -25,6 +29,9 @@ _OVERRULED = (
     "diff.external=",
     "protocol.allow=never",
     "safe.directory=*",
+    # Packs of any size, in a process that may have little memory.
+    "core.packedGitWindowSize=16m",
+    "core.packedGitLimit=128m",
 )
 
 
@@ -33,25 +40,35 @@ class GitError(Exception):
 
 
 def run(root: Path, *arguments: str, timeout_s: float = TIMEOUT_S, max_bytes: int = 256 * 1024 * 1024) -> bytes:
-    """Standard output of one git command run in `root`. Raises GitError."""
-    try:
-        done = subprocess.run(
-            _command(*arguments),
-            cwd=root,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise GitError(f"git {arguments[0]}: {error}") from error
-    if done.returncode != 0:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise GitError(lines[0] if lines else f"git {arguments[0]} ended with {done.returncode}")
-    if len(done.stdout) > max_bytes:
-        raise GitError(f"git {arguments[0]} gave more than {max_bytes} bytes")
-    return done.stdout
+    """Standard output of one git command run in `root`. Raises GitError, also when it takes or gives too much."""
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                _command(*arguments),
+                cwd=root,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+            )
+        except OSError as error:
+            raise GitError(f"git {arguments[0]}: {error}") from error
+        timer = threading.Timer(timeout_s, process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            output = _read_all(process, max_bytes)
+        finally:
+            timer.cancel()
+        if len(output) > max_bytes:
+            raise GitError(f"git {arguments[0]} gave more than {max_bytes} bytes")
+        if process.returncode == -signal.SIGKILL:
+            raise GitError(f"git {arguments[0]} was killed, at the latest after {timeout_s} s")
+        if process.returncode != 0:
+            complaints.seek(0)
+            lines = complaints.read(_COMPLAINT_BYTES).decode("utf-8", "replace").strip().splitlines()
+            raise GitError(lines[0] if lines else f"git {arguments[0]} ended with {process.returncode}")
+        return output
 
 
 def commit_of(root: Path, revision: str) -> str:
@@ -74,42 +91,72 @@ def is_bare(folder: Path) -> bool:
 
 
 class ObjectReader:
-    """Reads objects of a repository through one git process, which ends with this object.
-
-    Thread-safe. Raises GitError when the process fails.
-    """
+    """Reads objects of a repository through one git process, which ends with this object. Thread-safe."""
 
     def __init__(self, repository: Path) -> None:
+        self._repository = repository
         self._lock = threading.Lock()
-        try:
-            self._process = subprocess.Popen(
-                _command("cat-file", "--batch"),
-                cwd=repository,
-                env=_environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        except OSError as error:
-            raise GitError(f"git cat-file: {error}") from error
-        weakref.finalize(self, _end, self._process)
+        self._process: _CatFile | None = None
 
-    def read(self, object_id: str) -> bytes:
-        """The content of an object."""
-        requests, answers = self._process.stdin, self._process.stdout
-        assert requests is not None
-        assert answers is not None
+    def read(self, object_id: str) -> bytes | None:
+        """The content of an object; None when there is none. Raises GitError when the process fails and another one does too."""
         with self._lock:
             try:
-                requests.write(f"{object_id}\n".encode("ascii"))
-                requests.flush()
-                header = answers.readline().split()
-                if len(header) != 3:
-                    raise GitError(f"git cat-file: no object {object_id}")
-                content = answers.read(int(header[2]) + 1)
+                return self._ask(object_id)
+            except OSError:
+                self._process = None
+            try:
+                return self._ask(object_id)
             except OSError as error:
+                self._process = None
                 raise GitError(f"git cat-file: {error}") from error
+
+    def _ask(self, object_id: str) -> bytes | None:
+        self._process = self._process or _CatFile(self._repository)
+        return self._process.ask(object_id)
+
+
+class _CatFile:
+    """A process that answers with objects. Raises OSError when it cannot be started or has ended."""
+
+    def __init__(self, repository: Path) -> None:
+        process = subprocess.Popen(
+            _command("cat-file", "--batch"),
+            cwd=repository,
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._requests, self._answers = process.stdin, process.stdout
+        weakref.finalize(self, _end, process)
+
+    def ask(self, object_id: str) -> bytes | None:
+        self._requests.write(f"{object_id}\n".encode("ascii"))
+        self._requests.flush()
+        header = self._answers.readline().split()
+        if header[1:] == [b"missing"]:
+            return None
+        size = int(header[2]) if len(header) == 3 else 0
+        content = self._answers.read(size + 1)
+        if len(content) != size + 1:
+            raise BrokenPipeError("it has ended")
         return content[:-1]
+
+
+def _read_all(process: subprocess.Popen[bytes], limit: int) -> bytes:
+    """What a process writes until it ends; it is killed when that is more than `limit` bytes."""
+    assert process.stdout is not None
+    pieces, size = [], 0
+    with process:
+        while size <= limit and (piece := os.read(process.stdout.fileno(), _PIECE)):
+            pieces.append(piece)
+            size += len(piece)
+        if size > limit:
+            process.kill()
+    return b"".join(pieces)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tool_svc.workspace import git
 from tool_svc.workspace.paths import never_read
-from tool_svc.workspace.refusal import LINK, NOT_A_FILE, NOT_FOUND, Refusal, refused, too_large
-from tool_svc.workspace.source import FileState, Listing, RawFile
+from tool_svc.workspace.refusal import LINK, NOT_A_FILE, NOT_FOUND, UNREADABLE, Refusal, refused, too_large
+from tool_svc.workspace.source import FileState, Listing, RawFile, SourceError
 
 _REGULAR, _LINK = ("100644", "100755"), "120000"
 
@@ -16,7 +16,7 @@ _REGULAR, _LINK = ("100644", "100755"), "120000"
 class GitTreeSource:
     """A `FileSource` over the commit that `revision` names at each listing; the commit's time stands for each file's.
 
-    Ignore rules do not apply: what is committed is not ignored. Raises git.GitError when there is no such commit.
+    Ignore rules do not apply: what is committed is not ignored. Raises SourceError when there is no such commit.
     """
 
     def __init__(self, repository: Path, revision: str, *, max_file_bytes: int) -> None:
@@ -25,15 +25,18 @@ class GitTreeSource:
         self._max_file_bytes = max_file_bytes
         self._commit = ""
         self._listing = Listing({}, {})
-        self.listing()
         self._objects = git.ObjectReader(repository)
+        self.listing()
 
     def listing(self) -> Listing:
         """See `FileSource`. The same object as last time while the revision names the same commit."""
-        commit = git.commit_of(self._repository, self._revision)
-        if commit != self._commit:
-            self._listing = self._list(commit)
-            self._commit = commit
+        try:
+            commit = git.commit_of(self._repository, self._revision)
+            if commit != self._commit:
+                self._listing = self._list(commit)
+                self._commit = commit
+        except git.GitError as error:
+            raise SourceError(str(error)) from error
         return self._listing
 
     def read(self, path: str, limit: int) -> RawFile:
@@ -41,7 +44,17 @@ class GitTreeSource:
         state = self._listing.files.get(path)
         if state is None:
             raise refused(self._listing.skipped.get(path) or NOT_FOUND)
-        return RawFile(self._objects.read(state.signature)[:limit], state)
+        return RawFile(self.kept_content(state.signature)[:limit], state, state.signature)
+
+    def kept_content(self, content_hash: str) -> bytes:
+        """See `FileSource`. Old contents are there until git collects them."""
+        try:
+            content = self._objects.read(content_hash)
+        except git.GitError as error:
+            raise SourceError(str(error)) from error
+        if content is None:
+            raise refused(UNREADABLE)
+        return content
 
     def refusal(self, path: str) -> Refusal | None:
         """See `FileSource`."""

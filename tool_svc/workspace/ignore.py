@@ -19,8 +19,9 @@ _GROUP_NAME = re.compile(r"\(\?P<\w+>")
 class _Level:
     """The patterns of one ignore file, relative to the directory it stands in."""
 
-    def __init__(self, directory: str, spec: GitIgnoreSpec) -> None:
+    def __init__(self, directory: str, spec: GitIgnoreSpec, above: str) -> None:
         self._prefix_length = len(directory) + 1 if directory else 0
+        self._above = above
         self._spec = spec
         # One expression over all patterns: most files match none of them, and one match says so.
         self._any = re.compile(
@@ -29,7 +30,7 @@ class _Level:
 
     def decide(self, path: str) -> bool | None:
         """True when ignored, False when re-included, None when no pattern speaks of it."""
-        relative = path[self._prefix_length :]
+        relative = self._above + path[self._prefix_length :]
         if self._any.search(relative) is None:
             return None
         return self._spec.check_file(relative).include
@@ -55,10 +56,13 @@ class IgnoreRules:
                 return decision
         return False
 
-    def with_file(self, directory: str, lines: Iterable[str]) -> IgnoreRules:
-        """These rules and those of an ignore file that stands in `directory` ("" for the root)."""
+    def with_file(self, directory: str, lines: Iterable[str], *, above: str = "") -> IgnoreRules:
+        """These rules and those of an ignore file that stands in `directory` ("" for the root).
+
+        `above` leads from an ignore file above the root to the root, e.g. `services/mail/`.
+        """
         spec = compile_patterns(lines)
-        return IgnoreRules((_Level(directory, spec), *self.levels)) if spec.patterns else self
+        return IgnoreRules((_Level(directory, spec, above), *self.levels)) if spec.patterns else self
 
 
 def compile_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
@@ -75,17 +79,18 @@ def compile_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
 def _tamed(line: str) -> str:
     """A pattern that cannot make the regular expression engine run for hours; a workspace may hold a hostile one.
 
-    A segment with many stars is widened to its first and last literal, so that it ignores more; a re-inclusion with
-    many stars is dropped.
+    With too many stars it is widened, so that it ignores more: what stands between the first and the last star of a segment goes,
+    and what stands between the first and the last `**`. A re-inclusion with so many is dropped.
     """
     if all(segment.count("*") <= MAX_STARS for segment in line.split("/")) and line.count("**") <= MAX_STARS:
         return line
     if line.startswith("!"):
         return ""
     segments = ["**" if segment == "**" else _STARRED.sub("*", segment) for segment in line.split("/")]
-    return "/".join(
-        segment for segment, before in zip(segments, ["", *segments], strict=False) if segment != "**" or before != "**"
-    )
+    if segments.count("**") > 1:
+        first, last = segments.index("**"), len(segments) - segments[::-1].index("**")
+        segments[first:last] = ["**"]
+    return "/".join(segments)
 
 
 def _without_group_names(pattern: str) -> str:

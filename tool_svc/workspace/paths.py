@@ -22,9 +22,11 @@ BINARY_SUFFIXES = frozenset(
 )
 
 SECRET_DIRECTORIES = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".kube"})
-SECRET_SUFFIXES = frozenset({".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk", ".tfstate"})
+SECRET_SUFFIXES = frozenset(
+    {".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk", ".tfstate", ".tfvars", ".p8"}
+)
 SECRET_NAMES = frozenset(
-    """.netrc _netrc .pgpass .pypirc .npmrc .htpasswd .git-credentials .dockercfg .vault-token .boto .s3cfg credentials
+    """.netrc _netrc .pgpass .pypirc .npmrc .yarnrc.yml .htpasswd .git-credentials .dockercfg .vault-token .boto .s3cfg credentials
     credentials.json credentials.yml credentials.yaml credentials.toml credentials.ini credentials.xml kubeconfig
     master.key secret.json secret.yml secret.yaml secret.toml secrets.json secrets.yml secrets.yaml secrets.toml
     secrets.ini client_secret.json service-account.json service_account.json terraform.tfstate.backup""".split()  # noqa: SIM905
@@ -38,8 +40,10 @@ _SECRET_PATTERNS = (
     "id_ed25519*",
     "client_secret_*.json",
     "*.secret",
+    "*.tfvars.json",
 )
-
+# By the directory that a file stands in, for its name alone says nothing.
+SECRET_FILES = (".docker/config.json",)
 
 _SECRET = re.compile("|".join(map(fnmatch.translate, _SECRET_PATTERNS)))
 
@@ -74,13 +78,13 @@ def is_plain_name(name: str) -> bool:
 
 def never_read(path: str) -> Refusal | None:
     """Why this path is never read, decided by its name alone; None when the name allows it."""
-    *directories, name = path.split("/")
+    *directories, _ = path.split("/")
     if directories and directories[0] == SCRATCHPAD:
         return IGNORED
     for directory in directories:
         if (refusal := never_entered(directory)) is not None:
             return refusal
-    return never_read_name(name)
+    return never_read_file(path)
 
 
 def never_entered(name: str) -> Refusal | None:
@@ -92,13 +96,14 @@ def never_entered(name: str) -> Refusal | None:
     return SECRET if name in SECRET_DIRECTORIES else None
 
 
-def never_read_name(name: str) -> Refusal | None:
-    """Why a file of this name is never read in any directory; None when it may be."""
+def never_read_file(path: str) -> Refusal | None:
+    """Why a file of this name is never read, whichever directories it stands beneath; None when it may be."""
+    name = posixpath.basename(path)
     lowered = name.casefold()
     # A worktree or submodule has `.git` as a file.
     if DEPRECATED in lowered or name in VCS_DIRECTORIES or not is_plain_name(name):
         return IGNORED
     suffix = posixpath.splitext(lowered)[1]
-    if lowered in SECRET_NAMES or suffix in SECRET_SUFFIXES or _SECRET.match(lowered):
+    if lowered in SECRET_NAMES or suffix in SECRET_SUFFIXES or _SECRET.match(lowered) or path.endswith(SECRET_FILES):
         return SECRET
     return BINARY if suffix in BINARY_SUFFIXES else None

@@ -8,15 +8,14 @@ from datetime import UTC, datetime
 
 from tool_svc.workspace.paths import normalise
 from tool_svc.workspace.refusal import Refusal, RefusalCode, RefusedError
-from tool_svc.workspace.source import FileSource, FileState
+from tool_svc.workspace.source import RawFile
 from tool_svc.workspace.text import text_of
 
 DEFAULT_BYTES_PER_FILE = 64 * 1024
 MAX_BYTES_PER_FILE = 1024 * 1024
 MAX_BYTES_IN_ALL = 2 * 1024 * 1024
 MAX_FILES = 100
-# Read beyond the cut, so that a key that begins before it is still recognised.
-_OVERREAD = 8 * 1024
+CHANGED_MARK = "[this file has changed since the snapshot; this is its newer content]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +45,24 @@ class FilesRead:
 
 
 def read_files(
-    source: FileSource,
+    read: Callable[[str], RawFile],
     paths: Sequence[str],
     refusal_of: Callable[[str], Refusal | None],
-    is_expected: Callable[[str, FileState], bool],
+    is_expected: Callable[[str, RawFile], bool],
     *,
     max_bytes_per_file: int = DEFAULT_BYTES_PER_FILE,
     max_bytes_in_all: int = MAX_BYTES_IN_ALL,
 ) -> FilesRead:
-    """Reads up to `max_bytes_per_file` of each file and `max_bytes_in_all` of all together.
+    """Gives up to `max_bytes_per_file` of each file and `max_bytes_in_all` of all together.
 
-    `refusal_of` says of a normal path why it is not read, `is_expected` whether a file is still in the state that the
-    caller works on; content of another state ends with a mark. Nothing about a file is an error of the call.
+    `refusal_of` says of a normal path why it is not read; `read` reads the whole file or raises RefusedError; `is_expected` says
+    whether that is the content that the caller works on; any other ends with a mark. Nothing about a file is an error of the
+    call.
     """
     files = []
     left = max_bytes_in_all
     for path in paths:
-        file = _read(source, path, refusal_of, is_expected, min(max_bytes_per_file, left))
+        file = _read(read, path, refusal_of, is_expected, min(max_bytes_per_file, left))
         left -= len(file.content.encode())
         left = max(left, 0)
         files.append(file)
@@ -70,10 +70,10 @@ def read_files(
 
 
 def _read(
-    source: FileSource,
+    read: Callable[[str], RawFile],
     path: str,
     refusal_of: Callable[[str], Refusal | None],
-    is_expected: Callable[[str, FileState], bool],
+    is_expected: Callable[[str, RawFile], bool],
     limit: int,
 ) -> FileText:
     try:
@@ -81,16 +81,18 @@ def _read(
         refusal = refusal_of(normal)
         if refusal is not None:
             return _refused(path, refusal)
-        raw = source.read(normal, limit + _OVERREAD)
-        is_cut = raw.state.size > limit
-        text_of(raw.content, cut=raw.is_cut)
-        content = text_of(raw.content[:limit], cut=True) if is_cut else text_of(raw.content)
+        raw = read(normal)
+        # All of it is looked at, so that a key is recognised wherever it stands.
+        content = text_of(raw.content)
+        is_cut = len(raw.content) > limit
+        if is_cut:
+            content = text_of(raw.content[:limit], cut=True)
     except RefusedError as error:
         return _refused(path, error.refusal)
     if is_cut:
         content += f"\n[cut after {limit} of {raw.state.size} bytes]"
-    if not is_expected(normal, raw.state):
-        content += "\n[this file has changed since the snapshot; this is its newer content]"
+    if not is_expected(normal, raw):
+        content += f"\n{CHANGED_MARK}"
     modified = datetime.fromtimestamp(raw.state.modified_ns / 1e9, UTC)
     return FileText(path, content, True, raw.state.size, modified, is_cut, None, None)
 
