@@ -1,6 +1,6 @@
 """A chaos run over real processes, and what it did to the promises.
 
-    python -m bench.promises [--seconds 60] [--seed 1] [--callers 6] [--store sqlite|postgresql] [--json FILE] [--keep FOLDER]
+    python -m bench.promises [--quick] [--seconds 60] [--seed 1] [--callers 6] [--store sqlite|postgresql] [--json FILE] [--keep FOLDER]
 
 The house runs as `dbp up` starts it. Its models meet faults of every kind, its services are killed at random, its callers leave,
 cancel, come back, ask twice, have no time or no money. Afterwards every request is followed up where it is kept. All figures
@@ -217,7 +217,8 @@ def _name(asked: Asked) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long questions are asked (default 60)")
+    parser.add_argument("--quick", action="store_true", help="within a minute")
+    parser.add_argument("--seconds", type=float, help="how long questions are asked (default 60, or 20 if quick)")
     parser.add_argument("--seed", type=int, default=1, help="of tempers, kills and faults (default 1)")
     parser.add_argument("--callers", type=int, default=6, help="callers at the same time (default 6)")
     parser.add_argument("--faults", type=float, default=0.2, help="part of model calls that meet a fault (default 0.2)")
@@ -227,7 +228,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="leave databases and logs in this folder")
     options = parser.parse_args()
     plan = Plan(
-        seconds=options.seconds,
+        seconds=options.seconds or (20.0 if options.quick else 60.0),
         seed=options.seed,
         callers=options.callers,
         faults=options.faults,
