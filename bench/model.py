@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ import boto3
 import uvloop
 from botocore.config import Config
 
-from llm.bedrock import BedrockClient, EventStream
+from llm.bedrock import BedrockClient
 from llm.catalogue import Catalogue, Model
 from llm.conversation import Conversation
 from llm.gateway import Gateway
@@ -134,17 +134,17 @@ def make_session() -> boto3.Session:
     return boto3.Session(aws_access_key_id="ANY", aws_secret_access_key="any", region_name="us-east-1")
 
 
-def make_runner() -> LlmRunner:
+def make_runner(session: boto3.Session | None = None) -> LlmRunner:
     settings = LlmSettings(concurrent_calls=STREAMS, concurrent_calls_per_model=STREAMS, conclusion_seconds_min=0.0)
     known = Catalogue({MODEL: Model(id=MODEL, context_window=300_000, max_output=100_000)}, {"fast": [MODEL]})
-    gateway = Gateway(settings, BedrockClient(settings, make_session()), FreeMeter())
+    gateway = Gateway(settings, BedrockClient(settings, session or make_session()), FreeMeter())
     return LlmRunner(Parts(settings, known, load_notices(PROMPTS), gateway), None)
 
 
-def make_task(query: str, chunks: int, seconds: float = 600.0) -> Task:
+def make_task(query: str, chunks: int, seconds: float = 600.0, name: str = "bench") -> Task:
     template = Template("bench", "1", "You help.", "{{query}}", None, frozenset({"query"}), "0" * 64)
     return Task(
-        instance_id="bench",
+        instance_id=name,
         request_id="bench",
         root_id="",
         budget_id="bench",
@@ -212,49 +212,54 @@ def per_chunk(cpu: float, wall: float, chunks: int) -> Cost:
     return Cost((time.process_time() - cpu) / chunks * 1e6, (time.perf_counter() - wall) / chunks * 1e6)
 
 
+class StampedStream:
+    """boto3's stream, which notes when its reader gets each piece of text."""
+
+    def __init__(self, stream: Any, times: deque[float]) -> None:
+        self._stream = stream
+        self._times = times
+
+    def __iter__(self) -> Iterator[Any]:
+        for event in self._stream:
+            if "contentBlockDelta" in event:
+                self._times.append(time.perf_counter())
+            yield event
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 class HandOver:
-    """Seconds from boto3's reader having a piece of text to the host having it, by stamps on both sides of `EventStream`."""
+    """Seconds from boto3's reader having a piece of text to the host having it, by stamps on both sides of the gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: boto3.Session) -> None:
         self.delays: list[float] = []
-        self._read: dict[EventStream, deque[float]] = {}
-        self._stream_of: dict[asyncio.Task[Any] | None, EventStream] = {}
+        self._read: defaultdict[str, deque[float]] = defaultdict(deque)
+        session.events.register("before-parameter-build.bedrock-runtime.ConverseStream", self._sent)
+        session.events.register("after-call.bedrock-runtime.ConverseStream", self._answered)
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        hand_on, take = EventStream._hand_on, EventStream.next
+    def heard(self, job_id: str) -> None:
+        self.delays.append(time.perf_counter() - self._read[job_id].popleft())
 
-        def stamped_hand_on(stream: EventStream, item: Any) -> None:
-            if isinstance(item, dict) and "contentBlockDelta" in item:
-                self._read.setdefault(stream, deque()).append(time.perf_counter())
-            hand_on(stream, item)
+    def _sent(self, params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+        context["job_id"] = params["requestMetadata"]["job_id"]
 
-        async def known_next(stream: EventStream, patience: float) -> Any:
-            self._stream_of[asyncio.current_task()] = stream
-            return await take(stream, patience)
-
-        patched: dict[str, Any] = {"_hand_on": stamped_hand_on, "next": known_next}
-        for name, function in patched.items():
-            setattr(EventStream, name, function)
-        try:
-            yield
-        finally:
-            original: dict[str, Any] = {"_hand_on": hand_on, "next": take}
-            for name, function in original.items():
-                setattr(EventStream, name, function)
-
-    def heard(self) -> None:
-        stream = self._stream_of[asyncio.current_task()]
-        self.delays.append(time.perf_counter() - self._read[stream].popleft())
+    def _answered(self, parsed: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+        parsed["stream"] = StampedStream(parsed["stream"], self._read[context["job_id"]])
 
 
 async def hand_over(streams: int, chunks: int) -> list[float]:
     """Delays of all chunks, streams paced at 20 chunks a second."""
-    watch = HandOver()
-    runner = make_runner()
-    with watch.watching():
-        hosts = [CountingHost(on_piece=watch.heard) for _ in range(streams)]
-        await asyncio.gather(*(runner.run(make_task("paced", chunks), host) for host in hosts))
+    session = make_session()
+    watch = HandOver(session)
+    runner = make_runner(session)
+    names = [f"bench-{number}" for number in range(streams)]
+    await asyncio.gather(
+        *(
+            runner.run(make_task("paced", chunks, name=name), CountingHost(on_piece=partial(watch.heard, name)))
+            for name in names
+        )
+    )
     await runner.close()
     return watch.delays
 

@@ -11,6 +11,24 @@ from coordinator_svc.requests import RequestSpec
 from svc_common.money import format_usd
 from svc_common.times import MICROS
 
+TEMPLATE = "coordinator_main"
+PLACEHOLDERS = frozenset(
+    {
+        "query",
+        "context",
+        "parameters",
+        "now",
+        "workspace",
+        "snapshot",
+        "file_listing",
+        "business_context",
+        "tools_cost",
+        "limits",
+        "response_format",
+        "previous",
+    }
+)
+
 
 def prompt_values(
     spec: RequestSpec,
@@ -21,7 +39,7 @@ def prompt_values(
     deadline: int,
     previous: str,
 ) -> dict[str, str]:
-    """One value per placeholder of `coordinator_main.md`."""
+    """One value per placeholder."""
     seconds = max(0.0, deadline / MICROS - now.timestamp())
     return {
         "query": spec.query,

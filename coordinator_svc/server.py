@@ -15,13 +15,14 @@ from coordinator_svc.coordination import Parts, handle
 from coordinator_svc.costs import ToolCosts
 from coordinator_svc.front import Front
 from coordinator_svc.jobs_client import JobsClient
+from coordinator_svc.prompt import PLACEHOLDERS, TEMPLATE
 from coordinator_svc.requests import KIND
 from coordinator_svc.servicer import CoordinatorServicer
 from coordinator_svc.settings import CoordinatorSettings
 from coordinator_svc.tools import ToolsClient
 from llm.runner import open_runner
 from llm.settings import LlmSettings
-from llm.templates import COORDINATOR_PLACEHOLDERS, COORDINATOR_TEMPLATE, TemplateError, load_templates
+from llm.templates import TemplateError, load_templates
 from svc_common.channel import open_channel
 from svc_common.ids import process_name
 from svc_common.server import GrpcServer, StartupError, run_service, service_name
@@ -41,12 +42,12 @@ class CoordinatorService:
         budgets = budget_pb2_grpc.BudgetServiceStub(self._channels[1])
         tools = tool_pb2_grpc.ToolServiceStub(self._channels[2])
         patience = settings.service_patience_seconds
-        templates = load_templates(settings.prompts_dir, {COORDINATOR_TEMPLATE: COORDINATOR_PLACEHOLDERS})
+        templates = load_templates(settings.prompts_dir, {TEMPLATE: PLACEHOLDERS})
         self._runner = open_runner(llm_settings, settings.prompts_dir, budgets, jobs)
         self._tools = ToolsClient(tools, patience=patience, remember_seconds=settings.catalogue_seconds)
         parts = Parts(
             settings=settings,
-            template=templates[COORDINATOR_TEMPLATE],
+            template=templates[TEMPLATE],
             runner=self._runner,
             jobs_client=JobsClient(jobs, patience),
             tools=self._tools,

@@ -95,6 +95,7 @@ def _who(task: Task, kind: str) -> dict[str, Any]:
         "job_id": task.instance_id,
         "role": task.role,
         "template": task.template.name,
+        "template_version": task.template.version,
         "template_hash": task.template.content_hash,
     }
 

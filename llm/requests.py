@@ -85,7 +85,7 @@ def fitted(
 ) -> tuple[list[Message], int]:
     """The messages, cut where they do not fit beside all the rest, and how many bytes were cut."""
     fixed = request_bytes(system, (), tools)
-    window = int((model.context_window - max_tokens) * model.bytes_per_token)
+    window = _window_bytes(model, max_tokens)
     if max_input_tokens is not None:  # a bound in tokens counts one per byte, and what frames the messages
         framing = input_bound("", messages, tools, model.context_window) - request_bytes("", messages, tools)
         window = min(window, max_input_tokens - max(0, framing))
@@ -96,8 +96,12 @@ def is_tight(question: Question, model: Model) -> bool:
     """Whether the conversation has to be cut to fit the model."""
     tools = [_tool(spec) for spec in question.tools]
     max_tokens = min(question.max_output_tokens, model.max_output)
-    window = int((model.context_window - max_tokens) * model.bytes_per_token)
-    return request_bytes(question.system, question.messages, tools) > window
+    return request_bytes(question.system, question.messages, tools) > _window_bytes(model, max_tokens)
+
+
+def _window_bytes(model: Model, max_tokens: int) -> int:
+    """What the model can read beside an answer of so many tokens, by a cautious average."""
+    return int((model.context_window - max_tokens) * model.bytes_per_token)
 
 
 def as_text(messages: Sequence[Message]) -> list[Message]:

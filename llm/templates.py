@@ -29,24 +29,6 @@ from llm.fence import fence, inline
 
 SECTIONS = ("System Instruction", "User Query Format", "Example Usage", "Response Format")
 
-COORDINATOR_TEMPLATE = "coordinator_main"
-COORDINATOR_PLACEHOLDERS = frozenset(
-    {
-        "query",
-        "context",
-        "parameters",
-        "now",
-        "workspace",
-        "snapshot",
-        "file_listing",
-        "business_context",
-        "tools_cost",
-        "limits",
-        "response_format",
-        "previous",
-    }
-)
-
 _PLACEHOLDER = re.compile(r"\{\{([^{}\n]*)\}\}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _BLOCK_PLACEHOLDER = re.compile(r"^[ \t]*\{\{([a-z][a-z0-9_]*)\}\}[ \t]*$", re.MULTILINE)

@@ -48,17 +48,13 @@ def _pieces(messages: Sequence[Message]) -> list[tuple[_Rank, Block]]:
     for index, message in enumerate(messages):
         if message["role"] != "user":
             continue
-        is_last = index >= len(messages) - 1
+        result_rank = _Rank.NEW_RESULT if index and index == len(messages) - 1 else _Rank.OLD_RESULT
         for block in message["content"]:
             if "toolResult" in block:
-                rank = _Rank.NEW_RESULT if is_last and index else _Rank.OLD_RESULT
-                pieces += [(rank, part) for part in block["toolResult"]["content"] if "text" in part]
+                pieces += [(result_rank, part) for part in block["toolResult"]["content"] if "text" in part]
             elif "text" in block and (name := name_of(block["text"])):
-                is_result = name == "tool_result"
-                result_rank = _Rank.NEW_RESULT if is_last and index else _Rank.OLD_RESULT
-                pieces.append(
-                    (_Rank.QUESTION if name == "query" else result_rank if is_result else _Rank.MATERIAL, block)
-                )
+                rank = {"query": _Rank.QUESTION, "tool_result": result_rank}.get(name, _Rank.MATERIAL)
+                pieces.append((rank, block))
     return pieces
 
 

@@ -80,7 +80,7 @@ async def test_each_model_call_and_message_is_recorded_without_its_content(
     assert called["cost_pico_usd"] == result.cost == answered["cost_pico_usd"]
     assert called["usage"]["output_tokens"] == result.usage.output_tokens
     for record in (asked, called, answered):
-        assert record["template_hash"] == free_text.content_hash
+        assert (record["template_version"], record["template_hash"]) == ("1", free_text.content_hash)
         assert record["request_id"] == "request-1"
         assert len(record["content_hash"]) == 64
         assert "content" not in record

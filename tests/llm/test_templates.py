@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator_svc.prompt import PLACEHOLDERS, TEMPLATE
 from llm.fence import cut, fence
 from llm.notices import load_notices
 from llm.templates import (
-    COORDINATOR_PLACEHOLDERS,
-    COORDINATOR_TEMPLATE,
     TemplateError,
     load_template,
     load_templates,
@@ -105,12 +104,12 @@ def test_a_malformed_template_is_refused_with_file_and_line(
 
 def test_a_missing_template_is_named(tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match=r"coordinator_main\.md:1: there is no such prompt file"):
-        load_templates(tmp_path, {COORDINATOR_TEMPLATE: COORDINATOR_PLACEHOLDERS})
+        load_templates(tmp_path, {TEMPLATE: PLACEHOLDERS})
 
 
 def test_the_coordinators_prompt_and_the_notices_stand() -> None:
-    [template] = load_templates(PROMPTS, {COORDINATOR_TEMPLATE: COORDINATOR_PLACEHOLDERS}).values()
-    pieces = template.render(dict.fromkeys(COORDINATOR_PLACEHOLDERS, "something"))
+    [template] = load_templates(PROMPTS, {TEMPLATE: PLACEHOLDERS}).values()
+    pieces = template.render(dict.fromkeys(PLACEHOLDERS, "something"))
 
     assert template.response_schema is None
     assert pieces[-1] == '<data name="query">\nsomething\n</data>'  # last, so that the stable part comes first
