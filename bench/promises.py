@@ -1,6 +1,6 @@
 """A chaos run over real processes, and what it did to the promises.
 
-    python -m bench.promises [--quick] [--seconds 60] [--seed 1] [--callers 6] [--store sqlite|postgresql] [--json FILE] [--keep FOLDER]
+    python -m bench.promises [--quick] [--seconds 60] [--seed 1] [--store sqlite|postgresql] [--json FILE] [--keep FOLDER]
 
 The house runs as `dbp up` starts it. Its models meet faults of every kind, its services are killed at random, its callers leave,
 cancel, come back, ask twice, have no time or no money. Afterwards every request is followed up where it is kept. All figures

@@ -223,7 +223,7 @@ class House:
         while True:
             began = loop.time()
             code = await self._processes[name].wait()
-            logger.warning("%s ended with code %d and is started again: %s", name, code, self._last_words(name))
+            logger.warning("%s ended with code %d and is started again; its log is %s", name, code, self.log_of(name))
             if loop.time() - began > _HEALTHY_SECONDS:
                 pause = 0.1
             await asyncio.sleep(pause)
