@@ -97,6 +97,21 @@ def test_code_changes_come_newest_first_with_their_file(headed: Path, tmp_path: 
     assert first_lines(shown) == ["b.py", "a.py", "queue.py", "queue.py"]
 
 
+def test_change_histories_and_commits_are_shown_together(plain: Path, tmp_path: Path) -> None:
+    header = "[GenAI tool change history]\n# 2020-01-01T00:00:00Z : Old change by Tool"
+    commit(plain, "Vendor a file", {
+        "vendored.py": f"# {header}\nx = 1\n",
+        "docs/MARKDOWN_CHANGELOG.md": "2020-01-01T00:00:00Z : [mail.md] Old document\n",
+        "docs/style.md": f"<!--\n# {header.replace('Old', 'Older')}\n-->\n# Style\n",
+    })  # fmt: skip
+    with snapshot_of(plain, tmp_path / "cache") as snapshot:
+        code = codebase_changelog_context(snapshot.view, request("changes")).values["change_entries"]
+        documents = documentation_changelog_context(snapshot.view, request("changes")).values["changelog_entries"]
+    for entry in ("Vendor a file", "Retry letters that bounced", "Add the mailer", "Older change", "Old change"):
+        assert entry in code
+    assert documents.index("Old document") < documents.index("Add the mailer") < documents.index("Explain leases")
+
+
 def test_git_history_stands_for_missing_change_histories(plain: Path, tmp_path: Path) -> None:
     with snapshot_of(plain, tmp_path / "cache") as snapshot:
         code = codebase_changelog_context(snapshot.view, request("changes")).values["change_entries"]

@@ -62,12 +62,59 @@ def test_reads_every_section_of_a_header() -> None:
         ("docstring", f'"""\n{RULE}\n[Source file intent]\nDraws.\n{RULE}\n"""\nx = 1\n'),
         ("windows line ends", f"# {RULE}\r\n# [Source file intent]\r\n# Draws.\r\n# {RULE}\r\nx = 1\r\n"),
         ("no rules", "# [Source file intent]\n# Draws.\nx = 1\n"),
+        ("batch", f"@echo off\nREM {RULE}\nREM [Source file intent]\nREM Draws.\nREM {RULE}\ndir\n"),
+        ("batch labels", ":: [Source file intent]\n:: Draws.\ndir\n"),
+        ("vim", f'" {RULE}\n" [Source file intent]\n" Draws.\n" {RULE}\nset nu\n'),
+        ("fortran", f"! {RULE}\n! [Source file intent]\n! Draws.\n! {RULE}\nend\n"),
+        ("basic", f"' {RULE}\n' [Source file intent]\n' Draws.\n' {RULE}\nDim x\n"),
+        ("powershell", f"<#\n{RULE}\n[Source file intent]\nDraws.\n{RULE}\n#>\nGet-Item\n"),
     ],
 )
 def test_reads_headers_in_any_comment_style(style: str, text: str) -> None:
     header = headers.parse_header(text.replace("\r\n", "\n"), "Python")
     assert header.sections == {headers.INTENT: "Draws."}
     assert header.compliance is Compliance.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "role"),
+    [
+        ("a.html", "<!DOCTYPE html>\n<!--\n{}\n-->\n<html></html>\n", Role.CODE),
+        ("a.css", '@charset "utf-8";\n/*\n{}\n*/\na {{}}\n', Role.CODE),
+        (
+            "a.yaml",
+            "---\n# [Source file intent]\n# Draws.\n"
+            "# [GenAI tool change history]\n# 2025-01-01T00:00:00Z : One by T\na: 1\n",
+            Role.CODE,
+        ),
+        ("a.md", "<!--\n{}\n-->\n# A\n", Role.DOCUMENT),
+    ],
+)
+def test_a_file_of_any_kind_may_have_a_header(path: str, text: str, role: Role) -> None:
+    sections = f"[Source file intent]\nDraws.\n{RULE}\n[GenAI tool change history]\n2025-01-01T00:00:00Z : One by T"
+    facts, search = parse_file(path, text.format(sections))
+    assert facts.role is role
+    assert facts.header.intent == "Draws."
+    assert [change.summary for change in facts.changes] == ["One"]
+    assert "Draws." in search.intent
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("test_a.py", f'"""Tests."""\n\nimport a\n\nHEADER = """\n{FULL_HEADER}"""\n'),
+        ("a.py", f"def f():\n    pass\n\n\n{FULL_HEADER}"),
+        ("Cargo.toml", "[dependencies]\nserde = 1\n"),
+        ("a.ini", "[Dependencies]\nsystem = sqlite\n"),
+        ("a.md", "# A\n\n* [Dependencies]\n* system: sqlite\n"),
+        ("a.md", "<!-- toc -->\n# A\n\n* [Dependencies]\n* system: sqlite\n"),
+        ("a.md", "# Headers\n\n```\n# [Source file intent]\n# Draws.\n```\n"),
+    ],
+)
+def test_what_only_looks_like_a_header_is_none(path: str, text: str) -> None:
+    facts, _ = parse_file(path, text)
+    assert facts.header.sections == {}
+    assert facts.changes == ()
 
 
 def test_the_later_name_of_the_references_counts_as_the_section() -> None:

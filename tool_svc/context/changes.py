@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +11,7 @@ from tool_svc.context.material import Filling, PreparedContext, fill
 from tool_svc.context.request import ContextRequest
 from tool_svc.context.scoped import ScopedView
 from tool_svc.index.changelogs import ChangeEntry
-from tool_svc.index.languages import MARKDOWN_CHANGELOG, Role
+from tool_svc.index.languages import Role
 from tool_svc.index.view import Change
 
 CONSIDERED_COMMITS = 1_000
@@ -29,32 +28,25 @@ class _DatedBlock:
 
 
 def codebase_changelog_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
-    """Every entry of the headers' change histories with its file, newest first; the git history where no header has one."""
-    blocks = _entries(view, Role.CODE) or _commits(view, lambda path: view.files[path].role is Role.CODE)
+    """Every entry of the headers' change histories with its file and every commit to source files, newest first."""
+    blocks = _entries(view, Role.CODE, Role.DOCUMENT) + _commits(view, Role.CODE)
     filling = _newest_that_fit(blocks, request)
     return filling.prepared(view.id, len(view.files), {"query": request.query, "change_entries": filling.text()})
 
 
 def documentation_changelog_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
-    """Every change log entry in order of time: those of MARKDOWN_CHANGELOG.md, else release notes and commits to
-    documents.
+    """Every change log entry, release note and commit to documents, in order of time.
 
     When not all fits, the oldest entries are left out.
     """
-    blocks = _markdown_entries(view) or _entries(view, Role.CHANGELOG) + _commits(
-        view, lambda path: view.files[path].role in {Role.DOCUMENT, Role.CHANGELOG}
-    )
+    blocks = _entries(view, Role.CHANGELOG) + _commits(view, Role.DOCUMENT, Role.CHANGELOG)
     filling = _newest_that_fit(blocks, request)
     filling.blocks.reverse()
     return filling.prepared(view.id, len(view.files), {"query": request.query, "changelog_entries": filling.text()})
 
 
-def _markdown_entries(view: ScopedView) -> list[_DatedBlock]:
-    return [block for block in _entries(view, Role.CHANGELOG) if posixpath.basename(block.path) == MARKDOWN_CHANGELOG]
-
-
-def _entries(view: ScopedView, role: Role) -> list[_DatedBlock]:
-    files = [file for file in view.of_roles(role) if file.changes]
+def _entries(view: ScopedView, *roles: Role) -> list[_DatedBlock]:
+    files = [file for file in view.of_roles(*roles) if file.changes]
     return [
         _DatedBlock(entry.date, path, _entry_text(entry))
         for path, facts in view.facts(files).items()
@@ -62,10 +54,10 @@ def _entries(view: ScopedView, role: Role) -> list[_DatedBlock]:
     ]
 
 
-def _commits(view: ScopedView, concerns: Callable[[str], bool]) -> list[_DatedBlock]:
+def _commits(view: ScopedView, *roles: Role) -> list[_DatedBlock]:
     blocks = []
     for change in view.recent_changes(CONSIDERED_COMMITS):
-        paths = [path for path in change.paths if concerns(path)]
+        paths = [path for path in change.paths if view.files[path].role in roles]
         if paths:
             blocks.append(_DatedBlock(_iso(change.time), paths[0], _commit_text(change, paths)))
     return blocks

@@ -23,18 +23,23 @@ _BY_NAME = {name.lower(): name for name in SECTIONS} | {"dependencies": REFERENC
 _MARKER = re.compile(r"\[(?:GenAI |Source file |Reference documentation\]|Dependencies\])", re.I)
 _SECTION = re.compile(r"^\[([A-Za-z ]+)\]$")
 _RULE = re.compile(r"^[#=\-*/~_+]{10,}$")
-_LEADER = re.compile(r"^\s*(?:#+|//+!?|--+|;+|%+|<!--+|/\*+!?|\*(?=\s|$|\*))[ \t]?")
-_BLOCK_END = re.compile(r"(?:\*+/|--+>)\s*$")
-_OPENING = re.compile(r"^\s*(?:<!--|/\*|\"\"\"|'''|\{-|\(\*|--\[\[|=begin)")
-_CLOSING = re.compile(r"(?:-->|\*/|\"\"\"|'''|-\}|\*\)|\]\]|=end)\s*$")
+# Marks that begin a comment in some language and text in others, so a space must follow.
+_WORDLIKE = r"(?:[\"'!]|::|(?i:@?rem))(?=\s|$)"
+_LEADER = re.compile(rf"^\s*(?:#+|//+!?|--+|;+|%+|<!--+|<#+|/\*+!?|\*(?=\s|$|\*)|{_WORDLIKE})[ \t]?")
+_BLOCK_END = re.compile(r"(?:\*+/|--+>|#+>)\s*$")
+_OPENING = re.compile(r"^\s*(?:<!--|<#|/\*|\"\"\"|'''|\{-|\(\*|--\[\[|=begin)")
+_CLOSING = re.compile(r"(?:-->|#>|\*/|\"\"\"|'''|-\}|\*\)|\]\]|=end)\s*$")
+# What may stand before a file's own words without being code.
+_PREAMBLE = ("#!", "<?", "<!DOCTYPE", '"use strict"', "'use strict'", "package ", "syntax ", "@echo ", "@charset ")
 _LICENCE = re.compile(r"copyright|licen[cs]e|spdx|all rights reserved|permission is hereby", re.I)
 # Possessive quantifiers: what leads up to a docstring can be read in one way only.
 _DOCSTRING = re.compile(
     r"\A(?:[ \t]*+(?:#[^\n]*+)?\n)*+[ \t]*+[rRuU]?(?:\"\"\"(.*?)\"\"\"|'''(.*?)'''|\"([^\"\n]++)\"|'([^'\n]++)')", re.S
 )
-_LINE_COMMENT = re.compile(r"^\s*(?:#(?!!|include|define|pragma|if|import|undef)|//|--(?!\[)|;|%)")
+_LINE_COMMENT = re.compile(rf"^\s*(?:#(?!!|include|define|pragma|if|import|undef)|//|--(?!\[)|;|%|{_WORDLIKE})")
 
 HEADER_LINES = 400
+MARKER_CHARACTERS = 64 * 1024
 LINE_CHARACTERS = 1_000
 INTENT_CHARACTERS = 1200
 
@@ -67,15 +72,26 @@ class Header:
 
 
 def parse_header(text: str, language: str) -> Header:
-    """The header of a source file with content `text`."""
+    """The header of a source file with content `text`, or what stands for it."""
     sections = parse_sections(text)
     intent = sections.get(INTENT) or (_docstring(text) if language == "Python" else "") or _leading_comment(text)
     return Header(_shortened(intent), sections)
 
 
+def parse_other_header(text: str, *, is_document: bool) -> Header:
+    """The header of a file with content `text` that is no source file: nothing else stands for it.
+
+    That of a document is in a markup comment at its start, for what else begins with a mark there is a heading or a list.
+    """
+    if is_document:
+        text = text.partition("-->")[0] if text.lstrip().startswith("<!--") else ""
+    sections = parse_sections(text)
+    return Header(_shortened(sections.get(INTENT, "")), sections)
+
+
 def parse_sections(text: str) -> dict[str, str]:
-    """The DBP sections among the first lines of `text`; the first of a name counts."""
-    if _MARKER.search(text) is None:
+    """The DBP sections in the comments before the first line of code in `text`; the first of a name counts."""
+    if _MARKER.search(text, 0, MARKER_CHARACTERS) is None:
         return {}
     found: dict[str, list[str]] = {}
     current: list[str] | None = None
@@ -92,7 +108,7 @@ def parse_sections(text: str) -> dict[str, str]:
 
 
 def _header_lines(text: str) -> Iterator[str | None]:
-    """The first lines without their comment marks; None where a comment ends and code begins."""
+    """The lines before the first one of code, without their comment marks; None where a block comment ends."""
     in_block = False
     for whole in text.split("\n", HEADER_LINES)[:HEADER_LINES]:
         line = whole[:LINE_CHARACTERS]
@@ -114,10 +130,10 @@ def _header_lines(text: str) -> Iterator[str | None]:
                 yield opened.strip()
         elif is_rule:
             yield line.strip()
-        elif bare != line or not line.strip() or line.strip().startswith("["):
+        elif bare != line or not line.strip():
             yield bare
-        else:
-            yield None
+        elif not line.lstrip().startswith(_PREAMBLE):
+            return
 
 
 def _docstring(text: str) -> str:
@@ -147,7 +163,7 @@ def _comment_blocks(text: str) -> Iterator[list[str]]:
             if not in_block:
                 yield block
                 block = []
-        elif stripped.startswith(("/*", "<!--")):
+        elif stripped.startswith(("/*", "<!--", "<#")):
             block = [line]
             in_block = _CLOSING.search(stripped[3:]) is None
             if not in_block:
@@ -155,9 +171,7 @@ def _comment_blocks(text: str) -> Iterator[list[str]]:
                 block = []
         elif _LINE_COMMENT.match(line):
             block.append(line)
-        elif stripped and not stripped.startswith(
-            ("#!", "<?", "<!DOCTYPE", '"use strict"', "'use strict'", "package ", "syntax ")
-        ):
+        elif stripped and not stripped.startswith(_PREAMBLE):
             break
         elif block:
             yield block

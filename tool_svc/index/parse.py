@@ -14,7 +14,7 @@ from tool_svc.index.languages import MARKDOWN_CHANGELOG, Role, language_of, role
 # Text beyond this adds little to what a file is about, and its symbols and headings are taken from all of it.
 INDEXED_CHARACTERS = {Role.CODE: 16_384, Role.DOCUMENT: 32_768, Role.CHANGELOG: 8_192, Role.DATA: 2_048}
 # Raise when the facts of the same content change, so that kept ones are parsed anew.
-PARSER_VERSION = 3
+PARSER_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +85,27 @@ def flavour_of(path: str) -> str:
 
 
 def parse_file(path: str, text: str) -> tuple[FileFacts, SearchText]:
-    """What the content `text` of a file named `path` says."""
+    """What the content `text` of a file named `path` says. Data with a header is code: it says of itself what source files do."""
     if "\r" in text:
         text = text.replace("\r\n", "\n")
     language, role = language_of(path), role_of(path)
-    header, symbols, headings, changes = headers.Header(), list[str](), list[str](), list[ChangeEntry]()
-    references: list[str] = []
     if role is Role.CODE:
         header = headers.parse_header(text, language)
+    else:
+        header = headers.parse_other_header(text, is_document=role is not Role.DATA)
+        if role is Role.DATA and header.sections:
+            role = Role.CODE
+    symbols, headings = list[str](), list[str]()
+    changes = changelogs.parse_header_history(header.sections.get(headers.HISTORY, ""))
+    if role is Role.CODE:
         symbols = outline.symbols_of(text, language)
-        references = outline.references_of(text, language)
-        changes = changelogs.parse_header_history(header.sections.get(headers.HISTORY, ""))
     elif role in {Role.DOCUMENT, Role.CHANGELOG}:
         headings = outline.headings_of(text)
-        references = outline.references_of(text, language)
         if posixpath.basename(path) == MARKDOWN_CHANGELOG:
             changes = changelogs.parse_markdown_changelog(text)
         elif role is Role.CHANGELOG:
             changes = changelogs.parse_release_notes(text)
+    references = outline.references_of(text, language) if role is not Role.DATA else []
     facts = FileFacts(language, role, header, tuple(symbols), tuple(headings), tuple(references), tuple(changes))
     sections = " ".join(header.sections.values())
     indexed = text[: INDEXED_CHARACTERS[role]]
