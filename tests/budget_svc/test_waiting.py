@@ -109,7 +109,7 @@ async def test_what_a_caller_frees_who_does_not_wait_for_the_answer_wakes_too(fu
 async def test_who_waits_for_time_to_pass_is_tried_however_others_come_and_go(
     open_house: OpenHouse, clock: ManualClock
 ) -> None:
-    house = await open_house(model_rates={"penny": RateSettings(requests_per_minute=1)})
+    house = await open_house(poll_seconds=0.5, model_rates={"penny": RateSettings(requests_per_minute=1)})
     await house.create("request", 100)
     await house.create("dear", 78_750_000)
     await house.reserve("first", "request", 10)
@@ -126,6 +126,7 @@ async def test_who_waits_for_time_to_pass_is_tried_however_others_come_and_go(
     assert await turns.until(1) == ["second"]
     for other in others:
         other.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def test_turns_go_by_priority_then_by_arrival_and_nobody_overtakes(full: House) -> None:
