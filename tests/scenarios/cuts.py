@@ -36,7 +36,7 @@ def answer(call: ModelCall) -> Reply:
         query = {"query": f"retries, cut at {stage}" if stage else "retries"}
         return Reply(tools=tuple(ToolCall(name=name, input=query) for name in (CODEBASE, DOCUMENTATION)))
     if is_regular and stage == "answer":
-        return Reply(text="Payments are retried. " * 100, chunk_chars=22, chunk_s=0.1)
+        return Reply(text="Payments are retried. " * 200, chunk_chars=22, chunk_s=0.1)
     return Reply(text=ANSWER)
 
 
