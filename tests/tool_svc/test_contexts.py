@@ -15,6 +15,7 @@ from tool_svc.context.documentation import documentation_context
 from tool_svc.context.material import CUT_MARK, estimate_tokens, fill
 from tool_svc.context.request import ContextRequest
 from tool_svc.index.languages import Role
+from tool_svc.workspace.reading import CHANGED_MARK
 from tool_svc.workspaces import WorkspaceSnapshot
 
 
@@ -179,6 +180,16 @@ def test_of_a_long_document_the_sections_about_the_query_are_shown(tmp_path: Pat
     assert "A stale lease is refused" in shown
     assert "lines left out]" in shown
     assert estimate_tokens(shown) <= 900
+
+
+def test_of_a_long_document_that_has_changed_the_mark_is_shown(tmp_path: Path) -> None:
+    text = "\n".join(f"## Part {number} on leases\n\n{'filler words ' * 40}\n" for number in range(30))
+    root = write_tree(tmp_path / "root", {"a.md": text})
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        (root / "a.md").write_text(text + "\nMore.\n")
+        shown = documentation_context(snapshot.view, request("leases", 900)).values["documentation_files"]
+    assert CHANGED_MARK in shown
+    assert "lines left out]" in shown
 
 
 def test_one_endless_line_is_cut_too() -> None:

@@ -10,14 +10,16 @@ def test_invented_paths_go_with_what_is_said_about_them() -> None:
         "relevant_files": [{"path": "src/a.py", "why": "x"}, {"path": "src/no.py", "why": "y"}],
         "groups": [{"name": "g", "files": ["src/no.py", "src/b.py"]}],
         "answer": {"path": "no.md", "text": "src/no.py is only mentioned here"},
+        "reference_documentation": ["docs/no.md", "README.md"],
     }
     checked = check_paths(output, KNOWN)
     assert checked.output == {
         "relevant_files": [{"path": "src/a.py", "why": "x"}],
         "groups": [{"name": "g", "files": ["src/b.py"]}],
         "answer": {"text": "src/no.py is only mentioned here"},
+        "reference_documentation": ["README.md"],
     }
-    assert (checked.removed, list(checked.paths)) == (3, ["src/a.py", "src/b.py"])
+    assert (checked.removed, list(checked.paths)) == (4, ["src/a.py", "src/b.py", "README.md"])
 
 
 def test_paths_get_the_spelling_of_the_workspace() -> None:

@@ -90,6 +90,21 @@ async def test_a_damaged_file_is_no_result_and_the_oldest_go_when_there_are_too_
     assert await cache.get_or_run(KEY, Run(COMPLETE)) == COMPLETE
 
 
+@pytest.mark.parametrize(
+    "stored", ['{"tool": "t"}', '["t"]', '{"tool": "t", "output": {}, "text": "", "provenance": {"gone": 1}}']
+)
+async def test_a_result_that_another_version_left_is_no_result(cache: ResultCache, tmp_path: Path, stored: str) -> None:
+    (tmp_path / KEY).write_text(stored)
+    assert await cache.get_or_run(KEY, Run(COMPLETE)) == COMPLETE
+
+
+async def test_a_result_that_may_not_be_kept_is_made_anew(cache: ResultCache) -> None:
+    run = Run(COMPLETE)
+    for _ in range(2):
+        await cache.get_or_run(KEY, run, may_keep=lambda: False)
+    assert run.count == 2
+
+
 def test_an_output_that_is_too_long_becomes_text_that_says_so() -> None:
     cut = capped(ToolResult("t", output={"a": "ü" * 5000}), 4096)
     assert cut.output is None

@@ -14,7 +14,8 @@ from local_bedrock.backends.script import Script
 from svc_common.channel import call, stream
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.money import PICO, to_amount
-from tests.tool_svc_service.house import CODEBASE, ToolHouse, answering, endless, tool_call
+from tests.tool_svc.trees import commit, git
+from tests.tool_svc_service.house import CODEBASE, RELEVANT, ToolHouse, answering, endless, reading, tool_call
 
 
 async def execute(stub: Any, **request: Any) -> list[tool_pb2.ExecuteToolResponse]:
@@ -129,6 +130,44 @@ async def test_the_last_commit_gets_a_message(house: ToolHouse) -> None:
     assert "shop/orders.py +3 -0" in shown.user
     result = (await execute(tools, call=asked))[-1].result
     assert result.output["title"] == "Retry payments"
+
+
+async def test_a_stored_message_is_given_while_since_means_the_same_commit(house: ToolHouse) -> None:
+    house.bedrock.load_script(Script(rules=(answering({"title": "Add stock", "body": ""}),)))
+    tools = await house.start_tools(role="service")
+    for number in range(2):
+        commit(house.workspace, f"Add {number}", {f"new{number}.py": "1\n"})
+    git(house.workspace, "branch", "base", "HEAD~1")
+    asked = tool_call("get_commit_message", since="base")
+    assert [(await execute(tools, call=asked))[-1].result.metadata.is_cached for _ in range(2)] == [False, True]
+    git(house.workspace, "branch", "-f", "base", "HEAD~2")
+    assert not (await execute(tools, call=asked))[-1].result.metadata.is_cached
+
+
+async def test_what_rests_on_newer_files_than_the_snapshot_is_not_kept_as_its_result(house: ToolHouse) -> None:
+    answer = {"relevant_documents": [], "direct_answer": {"summary": "A shop.", "source_documents": ["README.md"]}}
+    house.bedrock.load_script(Script(rules=(answering(answer),)))
+    tools = await house.start_tools(role="service")
+    described = await call(tools.DescribeWorkspace, tool_pb2.DescribeWorkspaceRequest(workspace="default"))
+    asked = tool_call("coordinator_get_documentation_context", query="the shop")
+    asked.snapshot_id = described.snapshot_id
+    before = (house.workspace / "README.md").read_text()
+    (house.workspace / "README.md").write_text("# Something new\n")
+    shown = await call(tools.PrepareContext, tool_pb2.PrepareContextRequest(call=asked))
+    assert "[this file has changed since the snapshot; this is its newer content]\n# Something new" in shown.user
+    assert [(await execute(tools, call=asked))[-1].result.metadata.is_cached for _ in range(2)] == [False, False]
+    (house.workspace / "README.md").write_text(before)
+    assert [(await execute(tools, call=asked))[-1].result.metadata.is_cached for _ in range(2)] == [False, True]
+
+
+async def test_a_path_is_known_in_one_spelling(house: ToolHouse) -> None:
+    path = "shop/../shop/orders.py"
+    named = RELEVANT["relevant_files"][0] | {"path": path}
+    house.bedrock.load_script(Script(rules=(reading(path), answering({"relevant_files": [named]}))))
+    tools = await house.start_tools(role="service")
+    result = (await execute(tools, call=tool_call(query="payments")))[-1].result
+    assert MessageToDict(result.output)["relevant_files"] == [named | {"path": "shop/orders.py"}]
+    assert result.metadata.files_processed == 2
 
 
 async def test_a_process_that_only_pulls_jobs_serves_health_and_nothing_else(house: ToolHouse) -> None:

@@ -38,16 +38,20 @@ def documentation_context(view: ScopedView, request: ContextRequest) -> Prepared
 def best_sections(text: str, words: list[str], room: int, count_tokens: CountTokens) -> str:
     """`text`, or when it takes more than `room` tokens, its sections with the most of `words`, in their order.
 
-    Sections begin at headings. A mark stands for each run of sections that was left out.
+    Sections begin at headings; what stands before the first one comes first. A mark stands for each run of sections that was
+    left out.
     """
     if count_tokens(text) <= room:
         return text
     lines = text.split("\n")
-    starts = sorted({0, *(number for number, _ in sections_of(text))})
+    headings = {number for number, _ in sections_of(text)}
+    starts = sorted({0, *headings})
     sections = [lines[start:end] for start, end in zip(starts, [*starts[1:], len(lines)], strict=True)]
     chosen: set[int] = set()
     left = room
-    for number in sorted(range(len(sections)), key=lambda number: -_found(sections[number], words)):
+    for number in sorted(
+        range(len(sections)), key=lambda number: (starts[number] in headings, -_found(sections[number], words))
+    ):
         cost = count_tokens("\n".join(sections[number])) + _MARK_TOKENS
         if cost <= left:
             chosen.add(number)
