@@ -48,16 +48,17 @@ from svc_common.tokens import TokenUsage
 
 MODEL = "amazon.nova-lite-v1:0"
 STREAMS = 50
+CHUNK_CHARS = 5
 PROMPTS = Path(__file__).resolve().parent.parent / "doc" / "llm" / "prompts"
 SCRIPT = """
 rules:
   - when: {text: "silent"}
     reply: {text: late, first_token_s: 600}
   - when: {text: "slow"}
-    reply: {text: "word ", endless: true, chunk_chars: 5, chunk_s: 0.02}
+    reply: {text: "word ", endless: true, chunk_chars: CHUNK_CHARS, chunk_s: 0.02}
   - when: {text: "paced"}
-    reply: {text: "word ", endless: true, chunk_chars: 5, chunk_s: 0.05}
-  - reply: {text: "word ", endless: true, chunk_chars: 5}
+    reply: {text: "word ", endless: true, chunk_chars: CHUNK_CHARS, chunk_s: 0.05}
+  - reply: {text: "word ", endless: true, chunk_chars: CHUNK_CHARS}
 """
 
 
@@ -87,9 +88,10 @@ class CountingHost:
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def on_text(self, text: str) -> None:
-        self.pieces += 1
         self.heard.set()
-        self.on_piece()
+        for _ in range(len(text) // CHUNK_CHARS):  # those that have come by now come together
+            self.pieces += 1
+            self.on_piece()
 
     async def run_tools(self, round: int, thought: str, uses: Sequence[ToolUse]) -> Sequence[ToolOutcome]:
         return []
@@ -104,7 +106,7 @@ class CountingHost:
 @contextmanager
 def endpoint() -> Iterator[str]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as script:
-        script.write(SCRIPT)
+        script.write(SCRIPT.replace("CHUNK_CHARS", str(CHUNK_CHARS)))
         script.flush()
         command = [sys.executable, "-m", "local_bedrock", "--port", "0", "--backend", "script", "--script", script.name]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -155,7 +157,7 @@ def make_task(query: str, chunks: int, seconds: float = 600.0, name: str = "benc
         deadline=now() + int(seconds * MICROS),
         max_rounds=0,
         # A token of the endpoint's is four bytes, a chunk five.
-        max_output_tokens=chunks * 5 // 4,
+        max_output_tokens=chunks * CHUNK_CHARS // 4,
     )
 
 
@@ -164,7 +166,7 @@ def raw_read(client: Any, query: str, chunks: int, wake: Callable[[], object] = 
         modelId=MODEL,
         system=[{"text": "You help."}],
         messages=[{"role": "user", "content": [{"text": query}]}],
-        inferenceConfig={"maxTokens": chunks * 5 // 4, "temperature": 0.0},
+        inferenceConfig={"maxTokens": chunks * CHUNK_CHARS // 4, "temperature": 0.0},
     )
     read = 0
     for event in response["stream"]:

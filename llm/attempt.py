@@ -184,13 +184,12 @@ class PaidAttempt:
                 if not events:
                     raise ModelCallError(Kind.LOST, "the response ended in the middle", begun=True)
                 patience = settings.stall_seconds
-                for event in events:
-                    text = reply.feed(event)
-                    if may_be_late is not (reply.is_answering or bool(reply.stop_reason)):
-                        may_be_late = not may_be_late
-                        limit.reschedule(_loop_time(self._call.last_deadline if may_be_late else self._call.deadline))
-                    if text:
-                        await self._listener.on_text(text)
+                text = "".join([reply.feed(event) for event in events])
+                if may_be_late is not (reply.is_answering or bool(reply.stop_reason)):
+                    may_be_late = not may_be_late
+                    limit.reschedule(_loop_time(self._call.last_deadline if may_be_late else self._call.deadline))
+                if text:
+                    await self._listener.on_text(text)
         except ModelCallError:
             if not reply.stop_reason:
                 raise

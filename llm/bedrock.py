@@ -261,7 +261,7 @@ class _PlainParser:
         if response["status_code"] != 200:
             return self._parser.parse(response, shape)
         try:
-            return {response["headers"][":event-type"]: json.loads(response["body"])}
+            return {response["headers"][":event-type"]: json.loads(response["body"].decode())}
         except (KeyError, ValueError, RecursionError) as error:
             raise ParserError("an event that is no JSON") from error
 

@@ -64,7 +64,7 @@ class InstanceLoop:
         settings = parts.settings
         self._last_deadline = task.deadline - int(settings.return_margin_seconds * MICROS)
         self._deadline = self._last_deadline - _conclusion_time(settings, self._last_deadline - now())
-        self._heard = ""
+        self._heard: list[str] = []
         self._is_void = False
         self._cut_text = ""
         self._warnings: set[str] = set()
@@ -292,7 +292,7 @@ class InstanceLoop:
     async def on_text(self, text: str) -> None:
         if self._is_void:
             await self._take_back_text()
-        self._heard += text
+        self._heard.append(text)
         await self._host.on_text(text)
 
     async def on_warning(self, message: str) -> None:
@@ -310,13 +310,13 @@ class InstanceLoop:
         """What was said so far turns out not to be the answer."""
         self._is_void = False
         if self._heard:
-            self._heard = ""
+            self._heard = []
             await self._host.on_restart()
 
     async def _leave_as_heard(self, result: InstanceResult) -> None:
         """Has the host hear what the result says, should it have heard something else last: a try that was not the best."""
         said = result.text.removesuffix(_CUT_MARK)
-        if result.output is None and self._heard and self._heard.strip() != said.strip():
+        if result.output is None and self._heard and "".join(self._heard).strip() != said.strip():
             await self._take_back_text()
             if said:
                 await self._host.on_text(said)
