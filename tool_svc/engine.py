@@ -20,6 +20,7 @@ from tool_svc.context.request import ContextRequest
 from tool_svc.files import WorkspaceFiles
 from tool_svc.host import ToolHost
 from tool_svc.output_paths import MAX_SOURCE_PATHS, check_paths
+from tool_svc.preparation import ContextPreparation, PreparationFailed
 from tool_svc.read_files import READ_FILES
 from tool_svc.registry import RegisteredTool, ToolRegistry
 from tool_svc.result_cache import ResultCache, result_key
@@ -62,10 +63,17 @@ class ToolEngine:
     """Executes calls, any number at once; they share files and the result cache and nothing else."""
 
     def __init__(
-        self, registry: ToolRegistry, files: WorkspaceFiles, instances: Instances, cache: ResultCache, limits: Limits
+        self,
+        registry: ToolRegistry,
+        files: WorkspaceFiles,
+        contexts: ContextPreparation,
+        instances: Instances,
+        cache: ResultCache,
+        limits: Limits,
     ) -> None:
         self._registry = registry
         self._files = files
+        self._contexts = contexts
         self._instances = instances
         self._cache = cache
         self._limits = limits
@@ -73,7 +81,7 @@ class ToolEngine:
     async def execute(self, call: ToolCall, execution: Execution, listener: Listener) -> ToolResult:
         """Executes a call, until its deadline at the latest.
 
-        What goes wrong with money, time or the model is data in the result. Raises ServiceError TOOL_NOT_FOUND,
+        What goes wrong with money, time, the model or the preparation is data in the result. Raises ServiceError TOOL_NOT_FOUND,
         WORKSPACE_NOT_FOUND and INVALID_ARGUMENT for a call that makes no sense. Cancelled, it ends its instance.
         """
         registered = self._registry.checked(call)
@@ -84,7 +92,9 @@ class ToolEngine:
         except TimeoutError:
             if not limit.expired():
                 raise
-            result = _out_of_time(call)
+            result = _nothing(call, EndReason.TIMEOUT, "the deadline came before a model could answer")
+        except PreparationFailed as error:
+            result = _nothing(call, EndReason.INTERNAL_ERROR, error.message)
         return replace(result, provenance=replace(result.provenance, duration=now() - began))
 
     async def prepare(self, call: ToolCall, max_tokens: int) -> Prompt:
@@ -173,7 +183,7 @@ class ToolEngine:
     ) -> PreparedContext:
         budget = max_tokens or self._context_tokens(registered)
         request = ContextRequest(call.parameters.get("query", ""), budget, call.parameters)
-        return await self._files.run(registered.tool.prepare, snapshot, request)
+        return await self._contexts.prepare(registered.tool, call.workspace, snapshot, request)
 
     def _context_tokens(self, registered: RegisteredTool) -> int:
         """Tokens of prepared context that leave the tool's first model room for all the rest."""
@@ -227,11 +237,7 @@ def _result(
     )
 
 
-def _out_of_time(call: ToolCall) -> ToolResult:
-    return ToolResult(
-        tool=call.tool,
-        is_partial=True,
-        reason=EndReason.TIMEOUT,
-        error_message="the deadline came before a model could answer",
-        missing=("all of it; ask again with more time or a narrower scope",),
-    )
+def _nothing(call: ToolCall, reason: EndReason, message: str) -> ToolResult:
+    """The result of a call that ended before its instance had begun or answered."""
+    missing = ("all of it; ask again with more time or a narrower scope",)
+    return ToolResult(tool=call.tool, is_partial=True, reason=reason, error_message=message, missing=missing)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from svc_common.errors import ServiceError
+from tool_svc.threads import DaemonThreads
 from tool_svc.workspace.scope import WHOLE, Scope
 from tool_svc.workspaces import Workspaces, WorkspaceSnapshot
 
@@ -26,7 +27,7 @@ class WorkspaceFiles:
 
     def __init__(self, workspaces: Workspaces, *, threads: int) -> None:
         self._workspaces = workspaces
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="files")
+        self._threads = DaemonThreads(threads, name="files")
         self._refreshes: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -81,7 +82,8 @@ class WorkspaceFiles:
                 logger.warning("workspace %s: %s", name, error)
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        """Waits for no work that has begun: an index that is being built goes on from where it is the next time."""
+        self._threads.close()
 
 
 def _close(taken: Future[WorkspaceSnapshot] | Future[WorkspaceSnapshot | None]) -> None:

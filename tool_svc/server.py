@@ -20,6 +20,7 @@ from svc_common.settings import SettingsError, load
 from svc_common.worker import Worker
 from tool_svc.engine import ToolEngine
 from tool_svc.files import WorkspaceFiles
+from tool_svc.preparation import ContextPreparation
 from tool_svc.registry import ToolRegistry
 from tool_svc.result_cache import ResultCache
 from tool_svc.servicer import ToolServicer
@@ -40,11 +41,13 @@ class ToolService:
         jobs = jobs_pb2_grpc.JobsServiceStub(self._jobs_channel)
         budgets = budget_pb2_grpc.BudgetServiceStub(self._budget_channel)
         registry = ToolRegistry(tools, settings.prompts_dir)
-        workspaces = Workspaces(settings.workspaces, settings.cache_dir / "indexes")
+        surroundings = settings.surroundings()
+        workspaces = Workspaces(surroundings.roots, surroundings.indexes)
         self._runner = open_runner(load(LlmSettings), settings.prompts_dir, budgets, jobs)
         self._files = WorkspaceFiles(workspaces, threads=settings.file_threads)
+        self._contexts = ContextPreparation(self._files, surroundings, processes=settings.prepare_processes)
         self._cache = ResultCache(settings.cache_dir / "results", max_entries=settings.result_cache_entries)
-        engine = ToolEngine(registry, self._files, self._runner, self._cache, settings.limits())
+        engine = ToolEngine(registry, self._files, self._contexts, self._runner, self._cache, settings.limits())
         self._server = GrpcServer(settings)
         self._service_names: list[str] = []
         if settings.runs_service:
@@ -67,7 +70,7 @@ class ToolService:
 
     async def _start(self) -> None:
         await self._server.start(self._service_names)
-        self._warming_up = asyncio.create_task(self._files.warm_up())
+        self._warming_up = asyncio.gather(self._files.warm_up(), self._contexts.warm_up())
         if self._worker is not None:
             self._worker.start()
 
@@ -78,6 +81,7 @@ class ToolService:
         await asyncio.gather(self._server.stop(), self._stop_worker())
         await self._runner.close()
         self._cache.close()
+        self._contexts.close()
         self._files.close()
         await asyncio.gather(self._jobs_channel.close(None), self._budget_channel.close(None))
 

@@ -39,7 +39,7 @@ _REPLY_MARGIN = MICROS // 5
 
 
 class ToolServicer(tool_pb2_grpc.ToolServiceServicer):
-    """`slots` direct calls run at once; jobs have slots of their own."""
+    """`slots` direct calls run and contexts are prepared at once; jobs have slots of their own."""
 
     def __init__(
         self,
@@ -130,7 +130,8 @@ class ToolServicer(tool_pb2_grpc.ToolServiceServicer):
     async def PrepareContext(
         self, request: tool_pb2.PrepareContextRequest, context: Context
     ) -> tool_pb2.PrepareContextResponse:
-        prompt = await self._engine.prepare(call_from(request.call), request.max_tokens)
+        async with self._slots:
+            prompt = await self._engine.prepare(call_from(request.call), request.max_tokens)
         return tool_pb2.PrepareContextResponse(
             system=prompt.system,
             user=prompt.user,

@@ -11,6 +11,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from svc_common.settings import ListenAddress, ServiceSettings
 from tool_svc.engine import Limits
+from tool_svc.prepare_process import Surroundings
 
 
 def _parse_workspaces(value: object) -> object:
@@ -46,7 +47,13 @@ class ToolServiceSettings(ServiceSettings):
     cache_dir: Path = Field(Path(".dbp/cache"), description="where indexes and results are kept; safe to delete")
     prompts_dir: Path = Field(Path("doc/llm/prompts"), description="folder of the prompt templates")
     concurrency: int = Field(4, gt=0, le=256, description="jobs at once; direct calls have as many slots of their own")
-    file_threads: int = Field(4, gt=0, le=64, description="threads that read files and prepare contexts")
+    file_threads: int = Field(4, gt=0, le=64, description="threads that look for changed files and read them")
+    prepare_processes: int = Field(
+        2, gt=0, le=64, description="processes that prepare contexts; one more comes for each that takes over a second"
+    )
+    prepare_memory_mb: int = Field(
+        1024, ge=128, description="address space of each of these processes; a tool that needs more fails"
+    )
     max_output_tokens: int = Field(2048, ge=64, le=32_768, description="longest output of one model call")
     max_context_tokens: int = Field(
         24_000, ge=256, le=1_000_000, description="most tokens of prepared context, where model and budget leave more"
@@ -65,3 +72,6 @@ class ToolServiceSettings(ServiceSettings):
 
     def limits(self) -> Limits:
         return Limits(self.max_output_tokens, self.max_context_tokens, self.max_rounds, self.max_result_bytes)
+
+    def surroundings(self) -> Surroundings:
+        return Surroundings(self.workspaces, self.cache_dir / "indexes", self.prepare_memory_mb * 1024 * 1024)

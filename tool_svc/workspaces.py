@@ -5,10 +5,10 @@ Everything here blocks; callers run it in threads. All objects are thread-safe.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
@@ -84,6 +84,12 @@ class Workspaces:
         state = workspace.states.take(id_)
         return None if state is None else WorkspaceSnapshot(workspace, state, scope)
 
+    def present_snapshot(self, name: str, id_: str, scope: Scope = WHOLE) -> WorkspaceSnapshot | None:
+        """The workspace in the state of this id, if the index is in it now; refreshes nothing. Raises WORKSPACE_NOT_FOUND."""
+        workspace = self._workspace(name)
+        state = workspace.in_index(id_)
+        return None if state is None else WorkspaceSnapshot(workspace, state, scope)
+
     def _workspace(self, name: str) -> _Workspace:
         workspace = self._workspaces.get(name)
         if workspace is None:
@@ -142,6 +148,14 @@ class _Workspace:
 
 
 class WorkspaceSnapshot:
+    def in_index(self, id_: str) -> State | None:
+        """The state of this id, for one user, if the index is in it: as another process that has refreshed it left it."""
+        view = self.index.view()
+        if view.id != id_:
+            view.close()
+            return None
+        return State(view, functools.cache(self.source.listing), users=1)
+
     """One state of a workspace, as long as this object lives or until `close`. Also a context manager.
 
     `id` names the state: `git:<commit>+<hash over paths and contents>`, or `files:<hash>` where there is no commit.
@@ -153,7 +167,6 @@ class WorkspaceSnapshot:
     def __init__(self, workspace: _Workspace, state: State, scope: Scope) -> None:
         self._workspace = workspace
         self._state = state
-        self._skipped = state.listing.skipped
         self.scope = scope
         self.id = state.view.id
         self.commit = state.view.commit
@@ -186,7 +199,7 @@ class WorkspaceSnapshot:
 
     def skipped(self) -> dict[str, Refusal]:
         """Files and directories in scope that are not read, with the reason."""
-        refusals = {**self._skipped, **self._withheld}
+        refusals = {**self._state.listing().skipped, **self._withheld}
         return {path: refusal for path, refusal in refusals.items() if self.scope.holds(path)}
 
     def refusal(self, path: str) -> Refusal | None:
@@ -195,7 +208,7 @@ class WorkspaceSnapshot:
             return None
         if not self.scope.holds(path):
             return OUT_OF_SCOPE
-        known = self._withheld.get(path) or self._skipped.get(path)
+        known = self._withheld.get(path) or self._state.listing().skipped.get(path)
         return known or self._workspace.source.refusal(path) or NOT_FOUND
 
     def read_files(self, paths: Sequence[str], *, max_bytes_per_file: int = 0) -> FilesRead:
@@ -212,7 +225,7 @@ class WorkspaceSnapshot:
             self.view, now, max_paths=max_paths, business_tokens=BUSINESS_TOKENS, count_tokens=count_tokens
         )
 
-    @cached_property
+    @functools.cached_property
     def _withheld(self) -> Mapping[str, Refusal]:
         refusals = self._state.view.refusals()
         return {path: Refusal(RefusalCode(code), _WITHHELD) for path, code in refusals.items()}

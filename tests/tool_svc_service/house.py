@@ -88,7 +88,9 @@ class ToolHouse:
         workspaces = {"default": str(self.workspace)}
         return ToolServiceSettings(common=self.common, workspaces=workspaces, cache_dir=self.folder / "cache", **given)
 
-    async def start_worker_process(self) -> asyncio.subprocess.Process:
+    async def start_worker_process(
+        self, module: str = "tool_svc", *, prompts_dir: Path = PROMPTS
+    ) -> asyncio.subprocess.Process:
         """A process that only pulls jobs."""
         environment = os.environ | {
             "DBP_JOBS_ADDRESS": self.common.jobs_address,
@@ -97,10 +99,10 @@ class ToolHouse:
             "DBP_TOOL_ROLE": "worker",
             "DBP_TOOL_WORKSPACES": f"default={self.workspace}",
             "DBP_TOOL_CACHE_DIR": str(self.folder / "cache"),
-            "DBP_TOOL_PROMPTS_DIR": str(PROMPTS),
+            "DBP_TOOL_PROMPTS_DIR": str(prompts_dir),
             "DBP_TOOL_DRAIN_SECONDS": "0.2",
         }
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tool_svc", env=environment)
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, env=environment)
         self._stack.push_async_callback(_end, process)
         return process
 

@@ -19,10 +19,10 @@ MAX_LOG_BYTES = 64 * 1024 * 1024
 
 @dataclass(eq=False)
 class State:
-    """One state: its view, and the listing of the refresh that made it. `users` are those who have taken it."""
+    """One state: its view, and the listing that it was made from. `users` are those who have taken it."""
 
     view: IndexView
-    listing: Listing
+    listing: Callable[[], Listing]
     last_use: float = 0.0
     users: int = 0
 
@@ -47,7 +47,7 @@ class KeptStates:
         with self._lock:
             if (known := self._states.pop(view.id, None)) is not None and not known.users:
                 known.view.close()
-            state = self._states[view.id] = State(view, listing)
+            state = self._states[view.id] = State(view, lambda: listing)
             self._taken(state)
             self._drop_old()
             return state
