@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 from jobs_svc.job import parse_lane
+from jobs_svc.low_water import LowWater
 from jobs_svc.queue import JobQueue
 from jobs_svc.signals import Signal
 from svc_common.times import MICROS, Clock
@@ -21,8 +22,9 @@ RECENT = 60 * MICROS
 class CatchUp:
     """Lets those who wait in this replica know what happened in others."""
 
-    def __init__(self, queue: JobQueue, clock: Clock, *, poll_seconds: float) -> None:
+    def __init__(self, queue: JobQueue, low_water: LowWater, clock: Clock, *, poll_seconds: float) -> None:
         self._queue = queue
+        self._low_water = low_water
         self._clock = clock
         self._poll_seconds = poll_seconds
         self._workers: set[str] = set()  # that have something to stop
@@ -33,6 +35,8 @@ class CatchUp:
         """Acts on the signal of another replica."""
         queue = self._queue
         queue.counters.add(signal.moved)
+        if signal.readied:
+            self._low_water.forget()
         for kind, number in signal.readied.items():
             queue.waiters.wake(kind, number)
         queue.make_room(signal.freed)
@@ -69,7 +73,9 @@ class CatchUp:
         queue = self._queue
         self._workers.update(queue.stops.workers)
         if kinds := queue.waiters.kinds:
-            for kind in {parse_lane(lane)[0] for lane in await queue.reads.ready_lanes(kinds)}:
+            ready = {parse_lane(lane)[0] for lane in await queue.reads.ready_lanes(kinds)}
+            self._low_water.forget()
+            for kind in ready:
                 queue.waiters.wake(kind, sys.maxsize)
         if roots := queue.logs.roots:
             last = await queue.reads.last_sequences(roots)

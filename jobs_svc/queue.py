@@ -25,6 +25,8 @@ from svc_common.times import Clock
 
 logger = logging.getLogger(__name__)
 
+EVENTS_GATHER_SECONDS = 0.005
+
 LeasesIn = Callable[[Any], Sequence[Lease]]
 
 
@@ -122,6 +124,7 @@ class JobQueue:
 
     async def watch_log(self, root_id: str, sequence: int) -> AsyncGenerator[Sequence[Event], None]:
         """The entries of a root's log after `sequence`, as they come, until its last. Raises JOB_NOT_FOUND, WATCHER_TOO_SLOW."""
+        clock = asyncio.get_running_loop()
         with self.logs.watch(root_id) as watch:
             while True:
                 watch.restart()
@@ -130,9 +133,13 @@ class JobQueue:
                 while events is not None:
                     if seen := [left for event in events if (left := after(event, sequence))]:
                         sequence = seen[-1].sequence
+                        sent = clock.time()
                         yield seen
                         if seen[-1].is_last:
                             return
+                        # What is committed within moments goes out together: a message for each commit would cost both sides more.
+                        if page.is_all:
+                            await asyncio.sleep(max(0.0, sent + EVENTS_GATHER_SECONDS - clock.time()))
                     if page.is_end:
                         return
                     events = await watch.next(sequence) if page.is_all else None

@@ -11,6 +11,7 @@ from externalscaler import externalscaler_pb2, externalscaler_pb2_grpc
 from sqlalchemy import make_url
 
 from jobs_svc.catch_up import CatchUp
+from jobs_svc.low_water import LowWater
 from jobs_svc.queue import JobQueue
 from jobs_svc.scaler import ScalerServicer
 from jobs_svc.servicer import JobsServicer
@@ -53,7 +54,7 @@ class JobsService:
             ).run,
         }
         if not self._database.is_sqlite:
-            self._join_replicas(settings, clock)
+            self._join_replicas(settings, store.low_water, clock)
         self._server = GrpcServer(settings)
         self._tasks: list[asyncio.Task[None]] = []
         servicer = JobsServicer(self._queue, policy)
@@ -61,9 +62,9 @@ class JobsService:
         scaler = ScalerServicer(self._queue.counters)
         externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(scaler, self._server.grpc_server)
 
-    def _join_replicas(self, settings: JobsSettings, clock: Clock) -> None:
+    def _join_replicas(self, settings: JobsSettings, low_water: LowWater, clock: Clock) -> None:
         poll_seconds = settings.poll_seconds or (0.05 if settings.poll_only else 1.0)
-        catch_up = CatchUp(self._queue, clock, poll_seconds=poll_seconds)
+        catch_up = CatchUp(self._queue, low_water, clock, poll_seconds=poll_seconds)
         self._loops["catch-up"] = catch_up.run
         if not settings.poll_only:
             url = make_url(settings.signals_database_url or settings.database_url).set(drivername="postgresql")

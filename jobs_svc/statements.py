@@ -33,6 +33,7 @@ class Statements:
     """The statements for one kind of database, to be run by its `bulk`."""
 
     def __init__(self, *, is_sqlite: bool) -> None:
+        self._is_sqlite = is_sqlite
         bulk = self.bulk = BulkSql(is_sqlite=is_sqlite)
         sql, among = bulk.driver_sql, bulk.among
         # The first query of a transaction that writes; on SQLite its beginning is enough. A replica that freezes while it holds the
@@ -87,23 +88,18 @@ class Statements:
         self.lanes = sql(f"{lanes} SELECT lane FROM lanes WHERE lane IS NOT NULL")
         head = f"SELECT l.due_time FROM live l WHERE {ready} AND l.lane = lanes.lane ORDER BY l.create_time LIMIT 1"
         self.oldest_due = sql(f"{lanes} SELECT lane, ({head}) FROM lanes WHERE lane IS NOT NULL")
-        # The oldest of each lane: :least of them, or twice an even share of :wanted when that is more. SQLite has no LATERAL: there
-        # the age of the first one that is too many bounds the search, and CROSS JOIN keeps the order of the join.
+        # The oldest of each lane: :least of them, or twice an even share of :wanted when that is more.
         most = "max" if is_sqlite else "greatest"
         share = f"SELECT {most}(:least, 2 * :wanted / {most}(count(*), 1) + 1) FROM lanes WHERE lane IS NOT NULL"
-        oldest = f"FROM live i WHERE i.phase = {Phase.READY:d} AND i.lane = lanes.lane AND i.deadline > :now ORDER BY i.create_time"
-        if is_sqlite:
-            beyond = f"SELECT i.create_time {oldest} LIMIT 1 OFFSET (SELECT number FROM share)"
-            some = (
-                f"live l WHERE {ready} AND l.lane = lanes.lane AND l.deadline > :now"
-                f" AND l.create_time < coalesce(({beyond}), {NEVER})"
-            )
-        else:
-            some = f"LATERAL (SELECT i.* {oldest} LIMIT (SELECT number FROM share)) l"
+        found = "l.lane, l.create_time, l.id, l.payload_bytes + l.checkpoint_bytes"
         self.waiting = sql(
-            f"{lanes}, share(number) AS ({share})"
-            " SELECT l.lane, l.create_time, l.id, l.payload_bytes + l.checkpoint_bytes, (SELECT number FROM share)"
-            f" FROM lanes CROSS JOIN {some} ORDER BY l.lane, l.create_time"
+            f"{lanes}, share(number) AS ({share}) SELECT {found}, (SELECT number FROM share)"
+            f" FROM lanes CROSS JOIN {self._oldest('(SELECT number FROM share)')} ORDER BY l.lane, l.create_time"
+        )
+        # The same from marks on, which are ages by lane.
+        self.waiting_from = sql(
+            f"WITH lanes(lane, mark) AS (SELECT * FROM {bulk.entries_of('marks')}) SELECT {found}"
+            f" FROM lanes CROSS JOIN {self._oldest(':share', 'lanes.mark')} ORDER BY l.lane, l.create_time"
         )
         self.running = f"SELECT lane, count(*) FROM live WHERE phase = {Phase.RUNNING:d} GROUP BY lane"
         self.claimed = sql(f"SELECT {_CLAIMED} FROM live l JOIN jobs j ON j.id = l.id WHERE {among('l.id', 'ids')}")
@@ -119,3 +115,22 @@ class Statements:
         self.insert_attempt_errors = bulk.insert(tables.attempt_errors, rows.ATTEMPT_ERROR_COLUMNS)
         self.insert_audit = bulk.insert(tables.audit, rows.AUDIT_COLUMNS)
         self.insert_compactions = bulk.insert(tables.compactions, ("root_id",))
+
+    def _oldest(self, number: str, mark: str = "0") -> str:
+        """So many of the oldest ready jobs of a lane, from a mark on, as a table `l`.
+
+        SQLite has no LATERAL: there the age of the first one that is too many bounds the search, and CROSS JOIN keeps the order of
+        the join.
+        """
+
+        def ready(table: str) -> str:
+            return (
+                f"live {table} WHERE {table}.phase = {Phase.READY:d} AND {table}.lane = lanes.lane"
+                f" AND {table}.create_time >= {mark} AND {table}.deadline > :now"
+            )
+
+        in_order = f"{ready('i')} ORDER BY i.create_time LIMIT"
+        if not self._is_sqlite:
+            return f"LATERAL (SELECT i.* FROM {in_order} {number}) l"
+        beyond = f"SELECT i.create_time FROM {in_order} 1 OFFSET {number}"
+        return f"{ready('l')} AND l.create_time < coalesce(({beyond}), {NEVER})"

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from jobs_svc.low_water import LowWater
 from jobs_svc.operations import Ages
 from jobs_svc.policy import Policy
 from jobs_svc.reads import Reads
@@ -30,22 +31,27 @@ class Store:
         self._on_commit = on_commit
         self._statements = Statements(is_sqlite=database.is_sqlite)
         self._ages = Ages()
+        self.low_water = LowWater()
         self.reads = Reads(database, self._statements)
 
     def execute(self, ops: Sequence[Operation]) -> Sequence[Any]:
         """Does a batch of operations in one transaction; for `GroupCommitter`."""
 
         def work(connection: Connection) -> tuple[list[Any], Changes]:
-            transaction = Transaction(connection, self._statements, self._policy, self._clock, self._ages)
+            transaction = Transaction(
+                connection, self._statements, self._policy, self._clock, self._ages, self.low_water
+            )
             return transaction.run(ops), transaction.changes
 
         # Upkeep goes through SQLAlchemy, which takes a statement in a pipeline for one that returned nothing.
         pipelined = not any(isinstance(op, Upkeep) for op in ops)
         try:
             results, changes = self._database.write(work, pipelined=pipelined)
-        except ServiceError:
-            # The connection may have been lost after the commit and before its acknowledgement.
-            self._on_commit(Changes(in_doubt=True))
+        except Exception as error:
+            self.low_water.forget()
+            if isinstance(error, ServiceError):
+                # The connection may have been lost after the commit and before its acknowledgement.
+                self._on_commit(Changes(in_doubt=True))
             raise
         self._on_commit(changes)
         return results

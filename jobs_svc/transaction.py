@@ -13,6 +13,7 @@ from jobs_svc import operations, rows
 from jobs_svc.audit import AppendAudit, AuditLog, AuditRecord
 from jobs_svc.events import Event
 from jobs_svc.job import Phase, Stop, parse_lane
+from jobs_svc.low_water import LowWater
 from jobs_svc.operations import AbortJobs, Ages, CreateJobs, Lease, Report, Reported, RootCounts
 from jobs_svc.policy import Policy
 from jobs_svc.statements import NEVER, Statements
@@ -94,7 +95,13 @@ class Transaction:
     """Use once, within a database transaction that is committed after `run` has returned and rolled back when it raises."""
 
     def __init__(
-        self, connection: Connection, statements: Statements, policy: Policy, clock: Clock, ages: Ages
+        self,
+        connection: Connection,
+        statements: Statements,
+        policy: Policy,
+        clock: Clock,
+        ages: Ages,
+        low_water: LowWater,
     ) -> None:
         self._connection = connection
         self._sql = statements
@@ -102,6 +109,7 @@ class Transaction:
         self._policy = policy
         self._clock = clock
         self._ages = ages
+        self._low_water = low_water
         self._uow = UnitOfWork(0, policy)
         self._audit_logs: defaultdict[str, AuditLog] = defaultdict(AuditLog)
         self._audit_records: list[AuditRecord] = []
@@ -118,6 +126,7 @@ class Transaction:
         results: list[Any] = [self._apply(op) for op in ops]
         # Claims come last: what the other operations of the batch make ready can be leased at once.
         claims = [(claimer, result) for op, result in zip(ops, results, strict=True) if (claimer := _claimer_of(op))]
+        self._low_water.lower(self._uow.readied.values())
         if claims:
             self._write_live()
             all_leases = self._claim([claimer for claimer, _ in claims])
@@ -312,20 +321,30 @@ class Transaction:
         """Ids of waiting jobs for each claimer. Few of each lane are looked at, and more only when a lane has given all of them."""
         if not claimers:
             return []
+        kinds = frozenset[str]().union(*(claimer.kinds for claimer in claimers))
         wanted = sum(claimer.max_jobs for claimer in claimers)
-        waiting, share = self._waiting(claimers, wanted, FEW_PER_LANE)
+        waiting, share = self._waiting(kinds, wanted, FEW_PER_LANE)
         allotted = self._dealt(claimers, waiting)
         if share < wanted and is_any_used_up(waiting, share, allotted):
-            waiting, _ = self._waiting(claimers, wanted, wanted)
+            waiting, _ = self._waiting(kinds, wanted, wanted)
             allotted = self._dealt(claimers, waiting)
         jobs = {job.id: job for job in waiting}
-        return [self._fitting([jobs[job_id] for job_id in job_ids]) for job_ids in allotted]
+        fitting = [self._fitting([jobs[job_id] for job_id in job_ids]) for job_ids in allotted]
+        self._low_water.settle(waiting, {job_id for job_ids in fitting for job_id in job_ids})
+        return fitting
 
-    def _waiting(self, claimers: Sequence[Claimer], wanted: int, least: int) -> tuple[list[WaitingJob], int]:
+    def _waiting(self, kinds: frozenset[str], wanted: int, least: int) -> tuple[list[WaitingJob], int]:
         """The oldest jobs of each lane, and how many of each were looked for: at least `least`, and more when the lanes are few."""
-        kinds = frozenset[str]().union(*(claimer.kinds for claimer in claimers))
-        limits = {"now": self._uow.now, "wanted": wanted, "least": least}
-        [found] = self._read((self._sql.waiting, {"kinds": self._bulk.list_of(kinds), **limits}))
+        now = self._uow.now
+        if self._low_water.knows(kinds, now) and (marks := self._low_water.marks_of(kinds)):
+            share = max(least, 2 * wanted // len(marks) + 1)
+            starts = {"marks": self._bulk.map_of(marks), "share": share, "now": now}
+            [found] = self._read((self._sql.waiting_from, starts))
+            if found:
+                return [WaitingJob(*row) for row in found], share
+        self._low_water.look_at_all(kinds, now)
+        parameters = {"kinds": self._bulk.list_of(kinds), "now": now, "wanted": wanted, "least": least}
+        [found] = self._read((self._sql.waiting, parameters))
         return [WaitingJob(*row[:-1]) for row in found], found[0][-1] if found else wanted
 
     def _dealt(self, claimers: Sequence[Claimer], waiting: Sequence[WaitingJob]) -> list[list[str]]:

@@ -75,6 +75,16 @@ class BulkSql:
         """A list as a parameter."""
         return json.dumps(list(values)) if self._is_sqlite else list(values)
 
+    def entries_of(self, name: str) -> str:
+        """The map of numbers given as the parameter `name`, as a table of keys and values."""
+        if self._is_sqlite:
+            return f"(SELECT key, value FROM json_each(:{name}))"
+        return f"(SELECT key, CAST(value AS bigint) FROM json_each_text(CAST(:{name} AS json))) AS k"
+
+    def map_of(self, entries: Mapping[str, int]) -> str:
+        """A map as a parameter."""
+        return json.dumps(entries)
+
     def for_update(self) -> str:
         """Locks the rows of a SELECT; SQLite's one writer has the whole file."""
         return "" if self._is_sqlite else " FOR UPDATE"
