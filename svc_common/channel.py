@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import grpc
@@ -14,7 +15,7 @@ from grpc.aio import ClientCallDetails, Metadata
 
 from svc_common import deadline, telemetry
 from svc_common.errors import ErrorReason, ServiceError
-from svc_common.settings import CommonSettings
+from svc_common.settings import CommonSettings, SettingsError
 from svc_common.status import error_of, is_connection_lost
 
 Request = TypeVar("Request", contravariant=True)
@@ -45,7 +46,10 @@ class UnaryMethod(Protocol[Request, Response]):
 
 
 def open_channel(address: str, settings: CommonSettings) -> grpc.aio.Channel:
-    """A channel to `host:port` or a `dns:///` target. Must be called, used and closed on one event loop."""
+    """A channel to `host:port` or a `dns:///` target. Must be called, used and closed on one event loop.
+
+    Raises SettingsError when the certificates cannot be read.
+    """
     options = [
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.enable_retries", 0),  # ours is the only retry loop: `call`
@@ -61,10 +65,17 @@ def open_channel(address: str, settings: CommonSettings) -> grpc.aio.Channel:
     target = address if "://" in address else f"dns:///{address}"
     interceptors: Any = [_UnaryInterceptor(settings.auth_token), _StreamInterceptor(settings.auth_token)]
     if settings.tls_ca_file or settings.tls_cert_file:
-        roots = settings.tls_ca_file.read_bytes() if settings.tls_ca_file else None
+        roots = _certificates(settings.tls_ca_file) if settings.tls_ca_file else None
         credentials = grpc.ssl_channel_credentials(root_certificates=roots)
         return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
     return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+
+
+def _certificates(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"DBP_TLS_CA_FILE ([common] tls_ca_file): {path}: {error.strerror}") from error
 
 
 async def call(
@@ -122,27 +133,31 @@ async def resumed(
     """The responses of a watch over a numbered log, each once, to its end, whatever happens to the connection.
 
     `open_after` begins a watch after a sequence, `sequence_of` says how far a response has come. Raises the callee's error when it
-    has been away for `patience` seconds; a watch may be quiet for as long as it likes.
+    has been away for `patience` seconds, or is away at the deadline; a watch may be quiet for as long as it likes.
     """
     loop = asyncio.get_running_loop()
     pause = 0.02
     lost: float | None = None  # since when there is no connection
+    away: ServiceError | None = None  # what the last try ended with
     while True:
         began = loop.time()
         try:
             async with stream(open_after(after_sequence)) as responses:
                 async for response in responses:
-                    lost, pause = None, 0.02
+                    lost, away, pause = None, None, 0.02
                     after_sequence = sequence_of(response)
                     yield response
             return
         except ServiceError as error:
             broke = loop.time()
+            if away is not None and error.reason is ErrorReason.DEADLINE_EXCEEDED:
+                raise away from away.__cause__  # says more than "out of time"
             # A callee that answers late, and that it cannot, has waited for others: no sign that it was well meanwhile.
             if lost is None or (broke - began > _HELD_SECONDS and is_connection_lost(error)):
                 lost, pause = broke, 0.02
             if error.reason not in AWAY | {ErrorReason.WATCHER_TOO_SLOW} or broke - lost > patience:
                 raise
+            away = error
         await asyncio.sleep(pause)
         pause = min(2 * pause, 0.5)
 

@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import AfterValidator, Field, FilePath, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableValue
@@ -98,11 +98,11 @@ class CommonSettings(Settings):
     tool_address: str = Field("127.0.0.1:8813", description="host:port or dns:/// target of tool_svc")
     coordinator_address: str = Field("127.0.0.1:8810", description="host:port or dns:/// target of coordinator_svc")
     auth_token: str = Field("", repr=False, description="token that every call must carry; empty: none is asked for")
-    tls_cert_file: FilePath | None = Field(
+    tls_cert_file: Path | None = Field(
         None, description="PEM certificate chain of this service; with tls_key_file turns TLS on"
     )
-    tls_key_file: FilePath | None = Field(None, description="PEM private key of this service")
-    tls_ca_file: FilePath | None = Field(None, description="PEM certificates by which clients check the services")
+    tls_key_file: Path | None = Field(None, description="PEM private key of this service")
+    tls_ca_file: Path | None = Field(None, description="PEM certificates by which clients check the services")
     traces: str = Field(
         "none",
         pattern="^(none|console|otlp)$",

@@ -155,7 +155,12 @@ async def test_a_cancel_ends_everything_and_keeps_what_there_is(open_house: Open
     assert result.error.reason == common_pb2.END_REASON_CANCELLED
     assert result.outcome == Result.OUTCOME_PARTIAL
     assert [job.tool for job in result.job_results] == ["coordinator_get_codebase_context"]
-    assert status.result == result
+    # All but what it cost: that is known when the calls that were cut have been settled.
+    assert (status.result.outcome, status.result.missing, status.result.error.reason) == (
+        result.outcome,
+        result.missing,
+        result.error.reason,
+    )
 
 
 async def test_a_caller_that_leaves_takes_its_work_along(open_house: OpenHouse) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ from svc_common.channel import call, open_channel, resumed, stream
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.server import GrpcServer, StartupError, service_name
 from svc_common.server_interceptor import Context
-from svc_common.settings import CommonSettings, ServiceSettings
+from svc_common.settings import CommonSettings, ServiceSettings, SettingsError
 from svc_common.times import MICROS, now
 from tests.support.traces import provider, recorded_spans
 
@@ -192,6 +193,11 @@ async def test_a_stream_begun_after_the_deadline_fails_as_late() -> None:
             async with stream(house.stub.WatchThresholds(budget_pb2.WatchThresholdsRequest(budget_id="any"))) as late:
                 await anext(late)
     assert caught.value.reason is ErrorReason.DEADLINE_EXCEEDED
+
+
+async def test_certificates_that_cannot_be_read_are_named() -> None:
+    with pytest.raises(SettingsError, match=r"DBP_TLS_CA_FILE.*nowhere\.pem"):
+        open_channel("127.0.0.1:1", CommonSettings(tls_ca_file=Path("nowhere.pem")))
 
 
 async def test_a_taken_port_stops_the_start() -> None:

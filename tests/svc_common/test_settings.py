@@ -44,7 +44,6 @@ def test_arguments_win_over_environment_over_project_over_user_over_defaults(
         ("DBP_EXAMPLE_LISTEN", "127.0.0.1:65536", "DBP_EXAMPLE_LISTEN"),
         ("DBP_EXAMPLE_NAMES", "not JSON", "DBP_EXAMPLE_NAMES"),
         ("DBP_TRACES", "somewhere", "DBP_TRACES"),
-        ("DBP_TLS_CA_FILE", "nowhere.pem", "DBP_TLS_CA_FILE"),
         # A certificate without its key would leave TLS off in silence.
         ("DBP_TLS_CERT_FILE", __file__, "[common]: tls_cert_file and tls_key_file"),
         ("DBP_CONFIG", "nowhere.toml", "DBP_CONFIG"),
