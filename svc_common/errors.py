@@ -48,8 +48,6 @@ class ErrorReason(StrEnum):
     CHARGE_NOT_FOUND = auto()
     CHARGE_STATE = auto()
     AMOUNT_OVERFLOW = auto()
-    MODEL_UNAVAILABLE = auto()
-    MODEL_REPLY_INVALID = auto()
 
 
 @dataclass(frozen=True, slots=True)

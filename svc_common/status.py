@@ -49,8 +49,6 @@ CODES: dict[ErrorReason, grpc.StatusCode] = {
     ErrorReason.CHARGE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     ErrorReason.CHARGE_STATE: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorReason.AMOUNT_OVERFLOW: grpc.StatusCode.OUT_OF_RANGE,
-    ErrorReason.MODEL_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    ErrorReason.MODEL_REPLY_INVALID: grpc.StatusCode.INTERNAL,
 }
 
 # What an error without our ErrorInfo means: it comes from gRPC itself (a refused connection, a deadline) or from a foreign server.

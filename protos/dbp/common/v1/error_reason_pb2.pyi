@@ -84,10 +84,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The charge is in a state that this operation does not follow."""
     ERROR_REASON_AMOUNT_OVERFLOW: _ErrorReason.ValueType  # 60
     """OUT_OF_RANGE. A sum would leave the range of int64 pico-USD."""
-    ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 70
-    """UNAVAILABLE. The model or its endpoint throttled or failed, and no fallback was left."""
-    ERROR_REASON_MODEL_REPLY_INVALID: _ErrorReason.ValueType  # 71
-    """INTERNAL. The model's reply stayed invalid after the repair round."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error status carries a google.rpc.ErrorInfo with domain "dbp" and the name of one of these values,
@@ -156,8 +152,4 @@ ERROR_REASON_CHARGE_STATE: ErrorReason.ValueType  # 59
 """FAILED_PRECONDITION. The charge is in a state that this operation does not follow."""
 ERROR_REASON_AMOUNT_OVERFLOW: ErrorReason.ValueType  # 60
 """OUT_OF_RANGE. A sum would leave the range of int64 pico-USD."""
-ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 70
-"""UNAVAILABLE. The model or its endpoint throttled or failed, and no fallback was left."""
-ERROR_REASON_MODEL_REPLY_INVALID: ErrorReason.ValueType  # 71
-"""INTERNAL. The model's reply stayed invalid after the repair round."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
