@@ -1,15 +1,19 @@
-"""Background loops that never die in silence."""
+"""Background loops that never die in silence, and work that ends with who asked for it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from svc_common.channel import AWAY
 from svc_common.errors import ErrorReason, ServiceError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _EXPECTED = AWAY | {ErrorReason.DEADLINE_EXCEEDED}
 
@@ -40,3 +44,14 @@ async def supervised(
             pause = 0.05
         await asyncio.sleep(pause)
         pause = min(pause * 2, max_pause)
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Work that goes on beside a block, and does not outlive it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

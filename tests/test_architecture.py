@@ -23,7 +23,7 @@ OUTER_ROOMS = {
         "server", "servicer", "front", "wire", "coordination", "ending", "fanout", "jobs_client", "budgets", "tools", "digest",
         "events", "results", "findings", "prompt", "costs"
     },
-    "tool_svc": {"server", "servicer", "worker", "wire", "clients"},
+    "tool_svc": {"server", "servicer", "worker", "wire"},
     "jobs_svc": {"server", "servicer", "scaler", "wire", *STORE_ROOMS["jobs_svc"]},
     "budget_svc": {"server", "servicer", "wire", *STORE_ROOMS["budget_svc"]},
 }  # fmt: skip
@@ -72,3 +72,9 @@ def test_stores_do_not_speak_protobuf(service: str) -> None:
     stores = [path for path in modules(service) if path.stem in STORE_ROOMS[service]]
     assert len(stores) == len(STORE_ROOMS[service])
     assert not [str(path) for path in stores if imports(path) & set(TRANSPORT)]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_servicers_only_parse_call_and_format(service: str) -> None:
+    tree = ast.parse((ROOT / service / "servicer.py").read_text())
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Try)]

@@ -16,6 +16,7 @@ from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from svc_common.ids import new_id
 from svc_common.money import PICO, from_amount, to_amount
 from svc_common.server_interceptor import Context
+from svc_common.tasks import running
 from svc_common.times import MICROS, from_duration, now, to_timestamp
 from tool_svc.calls import Execution, Progress, ToolCall, ToolResult
 from tool_svc.context.material import estimate_tokens
@@ -85,15 +86,11 @@ class ToolServicer(tool_pb2_grpc.ToolServiceServicer):
         async with self._slots:
             tool_call = await self._with_budget(request, call_from(request.call), until)
             listener = _QueueListener()
-            running = asyncio.create_task(self._execute(tool_call, until, listener))
-            running.add_done_callback(listener.end)
-            try:
+            async with running(self._execute(tool_call, until, listener)) as execution:
+                execution.add_done_callback(listener.end)
                 async for response in listener.responses():
                     yield response
-                yield tool_pb2.ExecuteToolResponse(result=result_to(running.result()))
-            finally:
-                running.cancel()
-                await asyncio.wait([running])
+                yield tool_pb2.ExecuteToolResponse(result=result_to(execution.result()))
 
     async def ReadFiles(self, request: tool_pb2.ReadFilesRequest, context: Context) -> tool_pb2.ReadFilesResponse:
         async with self._files.snapshot(
