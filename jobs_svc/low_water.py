@@ -1,6 +1,6 @@
 """Where the oldest ready job of each lane may be, so that claims need not search where there is none any more.
 
-PostgreSQL's index keeps the entries of jobs that are gone for as long as any snapshot is open that could see them, and a search from
+PostgreSQL's index keeps the entries of jobs that are gone for as long as a snapshot is open that could see them, and a search from
 the beginning of a lane goes through all of them each time.
 """
 

@@ -323,7 +323,7 @@ class Transaction:
             return []
         kinds = frozenset[str]().union(*(claimer.kinds for claimer in claimers))
         wanted = sum(claimer.max_jobs for claimer in claimers)
-        waiting, share = self._waiting(kinds, wanted, FEW_PER_LANE)
+        waiting, share = self._waiting(kinds, wanted, min(wanted, FEW_PER_LANE))
         allotted = self._dealt(claimers, waiting)
         if share < wanted and is_any_used_up(waiting, share, allotted):
             waiting, _ = self._waiting(kinds, wanted, wanted)

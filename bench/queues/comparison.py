@@ -1,6 +1,6 @@
 """jobs_svc over gRPC beside Procrastinate and PgQueuer on the same PostgreSQL, with durable commits throughout, in one run.
 
-    python -m bench.queue [--quick] [--json FILE] [--only ours|peers]
+    python -m bench.queue [--quick] [--json FILE] [--only ours|peers|bloat]
 
 Peers are installed into `.bench-venv` at the first run. docs/bench-queue.md says what is in which figure.
 """
@@ -14,19 +14,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import uvloop
 
 from bench.peers.environment import PeerMissing, python_with, run_peer
+from bench.queues import bloat, ours
 from bench.queues import limits as bare
-from bench.queues import ours
-from bench.queues.measures import (
-    FULL,
-    QUICK,
-    Figures,
-)
+from bench.queues.measures import FULL, QUICK, Extent, Figures
 from tests.support.postgres import PostgresServer, fresh_database
 
 PACKAGES = ("procrastinate==3.10.0", "pgqueuer==1.6.0", "asyncpg==0.32.0", "psycopg[binary,pool]")
@@ -52,61 +48,84 @@ def reported(peer: str) -> Iterator[None]:
         print(f"{peer} is missing: {missing}", file=sys.stderr)
 
 
-def table(figures: dict[str, Figures], limits: dict[str, float]) -> str:
-    """One line per figure, with the ratio of ours on PostgreSQL to each peer."""
-    reference = figures.get(OURS)
-    lines = [f"{'':16}" + "".join(f"{name:>20}" for name in figures)]
-    for field in fields(Figures):
-        cells = []
-        for name, of_queue in figures.items():
-            value = getattr(of_queue, field.name)
-            ratio = ""
-            if reference and name in PEERS and value and (own := getattr(reference, field.name)):
-                ratio = f" ({value / own if field.name.startswith('pickup') else own / value:.1f}x)"
-            cells.append(f"{f'{value:,.1f}{ratio}' if value < 100 else f'{value:,.0f}{ratio}':>20}")
-        lines.append(f"{field.name:16}" + "".join(cells))
-    lines += [f"limit: {name:32}{value:>12,.0f}/s" for name, value in limits.items()]
-    return "\n".join(
-        [*lines, "(ratio: how many times better ours on PostgreSQL is; pickup in ms, all else per second)"]
-    )
+@dataclass
+class Findings:
+    """By queue, but for the limits, which are of the machine."""
+
+    figures: dict[str, Figures] = field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)  # CPU of jobs_svc, ms per job, by figure
+    limits: dict[str, float] = field(default_factory=dict)
+    bloat: bloat.Bloat | None = None
+
+    def __str__(self) -> str:
+        lines = [*self._table(), *(f"limit: {name:32}{value:>12,.0f}/s" for name, value in self.limits.items())]
+        for name, costs in self.costs.items():
+            by_figure = ", ".join(f"{figure} {cost:.3f}" for figure, cost in costs.items())
+            lines.append(f"CPU of jobs_svc, ms per job ({name}): {by_figure}")
+        if self.bloat:
+            lines.append(f"under a snapshot that stays open, jobs per second: {self.bloat}")
+        return "\n".join(lines)
+
+    def _table(self) -> Iterator[str]:
+        """One line per figure, with the ratio of ours on PostgreSQL to each peer."""
+        if not self.figures:
+            return
+        reference = self.figures.get(OURS)
+        yield f"{'':16}" + "".join(f"{name:>20}" for name in self.figures)
+        for each in fields(Figures):
+            cells = []
+            for name, of_queue in self.figures.items():
+                value = getattr(of_queue, each.name)
+                ratio = ""
+                if reference and name in PEERS and value and (own := getattr(reference, each.name)):
+                    ratio = f" ({value / own if each.name.startswith('pickup') else own / value:.1f}x)"
+                cells.append(f"{f'{value:,.1f}{ratio}' if value < 100 else f'{value:,.0f}{ratio}':>20}")
+            yield f"{each.name:16}" + "".join(cells)
+        yield "(ratio: how many times better ours on PostgreSQL is; pickup in ms, all else jobs per second)"
 
 
-async def run(arguments: argparse.Namespace) -> tuple[dict[str, Figures], dict[str, float]]:
-    extent = QUICK if arguments.quick else FULL
-    figures: dict[str, Figures] = {}
-    limits: dict[str, float] = {}
+async def run(*, quick: bool, only: str | None) -> Findings:
+    extent = QUICK if quick else FULL
+    findings = Findings()
     server = PostgresServer(DURABLE)
     try:
         server.start()
-        if arguments.only != "peers":
+        if only in (None, "ours"):
             with tempfile.TemporaryDirectory(prefix="dbp-bench-") as folder:
-                figures["ours, SQLite"] = await ours.measure(f"sqlite:///{folder}/jobs.sqlite", extent)
+                await _measure_ours("ours, SQLite", f"sqlite:///{folder}/jobs.sqlite", extent, findings)
             with fresh_database(server.url) as url:
-                figures[OURS] = await ours.measure(url, extent)
-        if arguments.only != "ours":
+                await _measure_ours(OURS, url, extent, findings)
+        if only in (None, "peers"):
             for name in PEERS:
                 with fresh_database(server.url) as url, reported(name):
-                    figures[name] = await asyncio.to_thread(measure_peer, name, url, quick=arguments.quick)
-        with fresh_database(server.url) as url:
-            for batch in (1, 100):
-                limits[f"raw SQL, batches of {batch}"] = await bare.raw_sql(url, batch, extent)
-        limits["bare gRPC echo"] = await bare.echo(extent)
+                    findings.figures[name] = await asyncio.to_thread(measure_peer, name, url, quick=quick)
+        if only != "bloat":
+            with fresh_database(server.url) as url:
+                for batch in (1, 100):
+                    findings.limits[f"raw SQL, batches of {batch}"] = await bare.raw_sql(url, batch, extent)
+            findings.limits["bare gRPC echo"] = await bare.echo(extent)
+        if only in (None, "bloat"):
+            with fresh_database(server.url) as url:
+                findings.bloat = await asyncio.to_thread(bloat.measure, url, extent)
     finally:
         server.close()
-    return figures, limits
+    return findings
+
+
+async def _measure_ours(name: str, url: str, extent: Extent, findings: Findings) -> None:
+    findings.figures[name], findings.costs[name] = await ours.measure(url, extent)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="within a minute; for a look, not for a comparison")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--only", choices=["ours", "peers"])
+    parser.add_argument("--only", choices=["ours", "peers", "bloat"])
     arguments = parser.parse_args()
-    figures, limits = uvloop.run(run(arguments))
-    print(table(figures, limits))
+    findings = uvloop.run(run(quick=arguments.quick, only=arguments.only))
+    print(findings)
     if arguments.json:
-        content = {"figures": {name: asdict(each) for name, each in figures.items()}, "limits": limits}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(asdict(findings), indent=1) + "\n")
 
 
 if __name__ == "__main__":
