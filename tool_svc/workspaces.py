@@ -15,6 +15,7 @@ from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from tool_svc.context.base import BaseContext, base_context
 from tool_svc.context.material import CountTokens, estimate_tokens
 from tool_svc.context.scoped import ScopedView
+from tool_svc.index import database
 from tool_svc.index.parsers import FolderParser, Parser, SourceParser
 from tool_svc.index.refresh import WorkspaceIndex
 from tool_svc.index.states import KeptStates, State
@@ -79,9 +80,10 @@ class Workspaces:
         return WorkspaceSnapshot(workspace, workspace.present(), scope)
 
     def kept_snapshot(self, name: str, id_: str, scope: Scope = WHOLE) -> WorkspaceSnapshot | None:
-        """The workspace in the state of this id, if it was handed out not long ago. Raises WORKSPACE_NOT_FOUND."""
+        """The workspace in the state of this id, if it was handed out not long ago and its index is sound. Raises
+        WORKSPACE_NOT_FOUND."""
         workspace = self._workspace(name)
-        state = workspace.states.take(id_)
+        state = None if database.is_condemned(workspace.index.path) else workspace.states.take(id_)
         return None if state is None else WorkspaceSnapshot(workspace, state, scope)
 
     def present_snapshot(self, name: str, id_: str, scope: Scope = WHOLE) -> WorkspaceSnapshot | None:
@@ -146,8 +148,6 @@ class _Workspace:
             self.states.give_back(kept)
         return self.states.keep(view, listing)
 
-
-class WorkspaceSnapshot:
     def in_index(self, id_: str) -> State | None:
         """The state of this id, for one user, if the index is in it: as another process that has refreshed it left it."""
         view = self.index.view()
@@ -156,6 +156,8 @@ class WorkspaceSnapshot:
             return None
         return State(view, functools.cache(self.source.listing), users=1)
 
+
+class WorkspaceSnapshot:
     """One state of a workspace, as long as this object lives or until `close`. Also a context manager.
 
     `id` names the state: `git:<commit>+<hash over paths and contents>`, or `files:<hash>` where there is no commit.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,14 +18,16 @@ from pathlib import Path
 import pytest
 
 from svc_common.errors import ErrorReason, ServiceError
+from tests.tool_svc import unruly_parsing
 from tests.tool_svc.trees import commit, git, snapshot_of, write_tree
-from tool_svc.index import parsers
+from tool_svc.index import database, parsers, refresh
 from tool_svc.index.languages import Role
 from tool_svc.index.parsers import FolderParser, ParsedFile
 from tool_svc.index.refresh import WorkspaceIndex
 from tool_svc.index.states import KEPT_SECONDS, KeptStates, State
 from tool_svc.index.view import IndexView
 from tool_svc.workspace.filesystem import FilesystemSource
+from tool_svc.workspace.source import Listing
 from tool_svc.workspaces import Workspaces
 
 CAP = 1024 * 1024
@@ -177,8 +181,31 @@ def test_several_processes_parse_as_one_does(tmp_path: Path, monkeypatch: pytest
         with closing(index.view()) as view:
             ids.append(view.id)
             assert len(view.files()) == 450
-            assert len(view.search_contents('"41"', (1, 1, 1, 1), 10)) == 9
+            assert len(view.search_contents('"41"', (1, 1, 1, 1), bool, 10)) == 9
     assert ids[0] == ids[1]
+
+
+def test_a_file_that_ends_or_stops_who_parses_it_is_unreadable_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"f{number}.py": f"x = {number}\n" for number in range(20)}
+    root = write_tree(tmp_path / "root", files | {"dies.py": "", "hangs.py": ""})
+    for name, value in {"PARALLEL_FROM": 10, "BATCH": 8, "ANSWER_SECONDS": 2.0, "_serve": unruly_parsing.serve}.items():
+        monkeypatch.setattr(parsers, name, value)
+    parser = FolderParser(root, max_file_bytes=CAP, processes=2)
+    parsed = [file for batch in parser.parse(sorted([*files, "dies.py", "hangs.py"])) for file in batch]
+    refused = {file.path for file in parsed if file.file is not None and file.file.refusal == "UNREADABLE"}
+    assert refused == {"dies.py", "hangs.py"}
+    assert {file.path for file in parsed if file.file is not None and file.file.content_hash} == set(files)
+    assert len(parsed) == 22
+    assert multiprocessing.active_children() == []
+
+
+def test_a_root_that_vanishes_while_it_is_parsed_holds_no_files(root: Path) -> None:
+    parser = FolderParser(root, max_file_bytes=CAP)
+    shutil.rmtree(root)
+    ((parsed,),) = parser.parse(["a.py"])
+    assert parsed.file is None
 
 
 BUILD = """
@@ -265,13 +292,110 @@ def test_a_tree_that_is_rewritten_meanwhile_is_right_in_the_end(tmp_path: Path) 
         assert snapshot.id == fresh.id
 
 
-def test_a_damaged_index_is_built_anew(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sound", [0, 4096])
+def test_a_damaged_index_is_built_anew(root: Path, tmp_path: Path, sound: int) -> None:
     with snapshot_of(root, tmp_path / "cache") as snapshot:
         expected = snapshot.id
-    (index,) = (tmp_path / "cache").glob("*/index.sqlite")
-    index.write_bytes(b"no database" * 1000)
+    del snapshot
+    index = index_of(tmp_path / "cache")
+    content = index.read_bytes()
+    index.write_bytes(content[:sound] + b"\xff" * (len(content) - sound))
     with snapshot_of(root, tmp_path / "cache") as snapshot:
         assert snapshot.id == expected
+        assert [entry.file.path for entry in snapshot.view.ranked("first", [Role.CODE])] == ["a.py"]
+
+
+def test_damage_that_a_question_comes_upon_is_repaired_by_the_next_refresh(root: Path, tmp_path: Path) -> None:
+    workspaces = Workspaces({"w": root}, tmp_path / "cache")
+    with workspaces.snapshot("w") as snapshot:
+        expected = snapshot.id
+    with closing(sqlite3.connect(index_of(tmp_path / "cache"))) as connection, connection:
+        connection.execute("UPDATE words_data SET block = x'ffffffffffff' WHERE id > 10")
+    (root / "new.py").write_text("")
+    workspaces.refresh("w")
+    with workspaces.snapshot("w") as snapshot, pytest.raises(sqlite3.DatabaseError):
+        snapshot.view.ranked("first", [Role.CODE])
+    assert workspaces.kept_snapshot("w", snapshot.id) is None
+    (root / "new.py").unlink()
+    workspaces.refresh("w")
+    with workspaces.snapshot("w") as snapshot:
+        assert snapshot.id == expected
+        assert [entry.file.path for entry in snapshot.view.ranked("first", [Role.CODE])] == ["a.py"]
+    assert workspaces.kept_snapshot("w", snapshot.id) is not None
+
+
+def test_an_index_that_cannot_be_had_at_present_is_left_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(root, tmp_path / "cache")
+    watched.settle()
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.05)
+    before = watched.index.path.stat().st_ino
+    with closing(sqlite3.connect(watched.index.path, isolation_level=None)) as holder:
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            watched.refresh()
+    assert watched.index.path.stat().st_ino == before
+    (root / "a.py").unlink()
+    watched.refresh()
+    assert watched.remembered_is_stored()
+
+
+def test_what_another_process_has_just_added_stays(root: Path, tmp_path: Path) -> None:
+    other = Watched(root, tmp_path / "cache")
+    other.settle()
+
+    class OvertakenSource(FilesystemSource):
+        """Another process adds a file and builds between the listing and what is done with it."""
+
+        def listing(self) -> Listing:
+            listed = super().listing()
+            if not (root / "new.py").exists():
+                (root / "new.py").write_text("new = 1\n")
+                (root / "a.py").write_text("changed = 1\n")
+                other.refresh()
+            return listed
+
+    source = OvertakenSource(root, max_file_bytes=CAP)
+    parser = FolderParser(root, max_file_bytes=CAP)
+    index = WorkspaceIndex(source, parser, root, tmp_path / "cache", lock_timeout_s=5)
+    (root / "b/c.py").write_text("x = 3\n")
+    index.refresh()
+    with closing(index.view()) as view:
+        assert set(view.files()) == {"a.py", "b/c.py", "b/d.md", "new.py"}
+
+
+def test_an_index_full_of_old_contents_is_built_anew_behind_the_present_state(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(root, tmp_path / "cache")
+    watched.settle()
+    monkeypatch.setattr(refresh, "_DEAD_CONTENTS_FACTOR", 1)
+    monkeypatch.setattr(refresh, "_DEAD_CONTENTS_FREE", 0)
+    (root / "a.py").write_text("y = 1\n")
+    watched.refresh()
+    (root / "a.py").unlink()
+    seen = []
+
+    class LookingParser(RecordingParser):
+        def parse(self, paths: Sequence[str]) -> Iterator[list[ParsedFile]]:
+            with closing(IndexView(watched.index.path)) as view:
+                seen.append(set(view.files()))
+            return super().parse(paths)
+
+    watched.parser = watched.index._parser = LookingParser(root)
+    watched.refresh()
+    assert sorted(watched.parser.asked) == ["b/c.py", "b/d.md"]
+    assert seen == [{"a.py", "b/c.py", "b/d.md"}]
+    assert watched.remembered_is_stored()
+    with closing(watched.index.view()) as view:
+        assert set(view.files()) == {"b/c.py", "b/d.md"}
+
+
+def index_of(cache: Path) -> Path:
+    (index,) = cache.glob("*/index.sqlite")
+    return index
 
 
 def test_waiting_for_another_builder_has_an_end(root: Path, tmp_path: Path) -> None:

@@ -107,13 +107,10 @@ def connect(path: Path) -> sqlite3.Connection:
 def prepare(path: Path) -> None:
     """Makes the file usable: creates it, and starts anew when it was written by another version or is damaged.
 
-    The caller holds the builders' lock.
+    The caller holds the builders' lock. Raises sqlite3.Error when the file cannot be had at present; it stays as it is then.
     """
-    try:
-        if _version(path) == _VERSION:
-            return
-    except sqlite3.DatabaseError:
-        pass
+    if is_current(path):
+        return
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     connection = connect(path)
@@ -121,17 +118,52 @@ def prepare(path: Path) -> None:
         connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
     finally:
         connection.close()
+    _damage_mark(path).unlink(missing_ok=True)
 
 
 _VERSION = SCHEMA_VERSION * 1000 + PARSER_VERSION
 
 
 def is_current(path: Path) -> bool:
-    """Whether the file exists and was written by this version."""
-    try:
-        return path.exists() and _version(path) == _VERSION
-    except sqlite3.DatabaseError:
+    """Whether the file exists, was written by this version and was not found damaged. Raises sqlite3.Error."""
+    if not path.exists() or is_condemned(path):
         return False
+    try:
+        return _version(path) == _VERSION
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            return False
+        raise
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error says that the file is broken, not only that it cannot be had at present."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def condemn(path: Path) -> None:
+    """Notes for all processes that the file is damaged: the next one to prepare it starts anew."""
+    _damage_mark(path).touch()
+
+
+def is_condemned(path: Path) -> bool:
+    """Whether the file was found damaged and has not been made anew since."""
+    return _damage_mark(path).exists()
+
+
+@contextmanager
+def condemning(path: Path) -> Iterator[None]:
+    """Condemns the file when what is read within finds it damaged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            condemn(path)
+        raise
+
+
+def _damage_mark(path: Path) -> Path:
+    return path.with_name(f"{path.name}-damaged")
 
 
 def _version(path: Path) -> int:
@@ -145,12 +177,16 @@ def _version(path: Path) -> int:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All writes within, or none."""
+    """All writes within, or none; within another transaction they are part of that one."""
+    if connection.in_transaction:
+        yield
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # some errors have ended it
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 
@@ -217,7 +253,7 @@ def remove_files(connection: sqlite3.Connection, paths: Iterable[str]) -> None:
 
 
 def forget_everything(connection: sqlite3.Connection) -> None:
-    """Empties the index; the next refresh builds it anew."""
+    """Empties the index."""
     for table in ("words", "names", "messages"):
         connection.execute(f"INSERT INTO {table} ({table}) VALUES ('delete-all')")
     for table in ("meta", "file", "content", "change_file", "change"):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import posixpath
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
@@ -24,6 +27,9 @@ BATCH = 100
 # Below this the start of a process (about half a second) costs more than it saves.
 PARALLEL_FROM = 4_000
 MAX_PROCESSES = 4
+# A start takes about a second and a batch less.
+START_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,42 +90,86 @@ class FolderParser:
         return self._parse_in_processes(batches)
 
     def _parse_in_processes(self, batches: list[Sequence[str]]) -> Iterator[list[ParsedFile]]:
-        """Each process ends when its pipe closes, so also when this process is killed."""
-        # Not fork: the caller's process has threads (gRPC's among them) that would not survive it.
-        context = multiprocessing.get_context("spawn")
-        todo = iter(batches)
-        busy: list[Connection] = []
-        idle: list[Connection] = []
-        processes = []
+        """A batch whose process dies or falls silent is tried again file by file; a file of which that is true is unreadable."""
+        todo = deque(batches)
+        idle: list[_ParsingProcess] = []
+        busy: list[_ParsingProcess] = []
+        answers: list[list[ParsedFile]] = []
         try:
-            for _ in range(self._processes):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, self._root, self._max_file_bytes), daemon=True)
-                process.start()
-                theirs.close()
-                processes.append(process)
-                idle.append(ours)
+            busy += [_ParsingProcess(self._root, self._max_file_bytes) for _ in range(self._processes)]
             while True:
-                # One batch at a time per process: both ends never write at once, so full pipes cannot lock each other.
-                while idle and (batch := next(todo, None)) is not None:
-                    idle[-1].send(batch)
+                while idle and todo:
+                    idle[-1].give(todo.popleft())
                     busy.append(idle.pop())
+                yield from answers  # the processes work on meanwhile
                 if not busy:
                     return
-                for pipe in wait(busy):
-                    assert isinstance(pipe, Connection)
-                    parsed: list[ParsedFile] = pipe.recv()
-                    busy.remove(pipe)
-                    idle.append(pipe)
-                    if (batch := next(todo, None)) is not None:
-                        pipe.send(batch)
-                        busy.append(idle.pop())
-                    yield parsed
+                answers = []
+                wait(
+                    [process.pipe for process in busy],
+                    max(0.0, min(process.due for process in busy) - time.monotonic()),
+                )
+                for process in busy.copy():
+                    try:
+                        parsed = process.answer()
+                    except EOFError:
+                        busy.remove(process)
+                        process.end()
+                        if len(process.batch) == 1:
+                            answers.append([_unread(process.batch[0], RefusalCode.UNREADABLE)])
+                        else:
+                            todo.extend([path] for path in process.batch)
+                        busy.append(_ParsingProcess(self._root, self._max_file_bytes))
+                        continue
+                    if parsed is not None:
+                        busy.remove(process)
+                        idle.append(process)
+                        answers.append(parsed)
         finally:
-            for pipe in (*busy, *idle):
-                pipe.close()
-            for process in processes:
-                process.join()
+            for process in (*busy, *idle):
+                process.end()
+
+
+class _ParsingProcess:
+    """A process that parses one batch at a time, and at first none: that answer says that it has started.
+
+    It ends when its pipe closes, so also when this process is killed.
+    """
+
+    def __init__(self, root: Path, max_file_bytes: int) -> None:
+        # Not fork: the caller's process has threads (gRPC's among them) that would not survive it.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, root, max_file_bytes), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.batch: Sequence[str] = ()
+        self.due = time.monotonic() + START_SECONDS
+
+    def give(self, batch: Sequence[str]) -> None:
+        """Gives it the next batch. Both ends never write at once, so full pipes cannot lock each other."""
+        self.batch, self.due = batch, time.monotonic() + ANSWER_SECONDS
+        with suppress(OSError):  # one that has died is told by its answer
+            self.pipe.send(batch)
+
+    def answer(self) -> list[ParsedFile] | None:
+        """The batch as it was parsed; None while that may still come. Raises EOFError when it will not, ChildProcessError when the
+        process could not even start."""
+        if self.pipe.poll():
+            with suppress(EOFError, OSError):
+                parsed: list[ParsedFile] = self.pipe.recv()
+                return parsed
+        elif time.monotonic() < self.due:
+            return None
+        if not self.batch:
+            raise ChildProcessError("a parsing process does not start")
+        raise EOFError("a parsing process has died or fallen silent")
+
+    def end(self) -> None:
+        """Ends it whatever it does."""
+        self.pipe.close()
+        self._process.kill()
+        self._process.join()
 
 
 class SourceParser:
@@ -146,24 +196,22 @@ class SourceParser:
 def _serve(pipe: Connection, root: Path, max_file_bytes: int) -> None:
     """Body of a parsing process."""
     parser = ContentParser()
-    while True:
-        try:
-            batch: Sequence[str] = pipe.recv()
+    batch: Sequence[str] = ()
+    with suppress(EOFError, BrokenPipeError):
+        while True:
             pipe.send(_parse_batch(parser, root, batch, max_file_bytes))
-        except (EOFError, BrokenPipeError):
-            return
+            batch = pipe.recv()
 
 
 def _parse_batch(parser: ContentParser, root: Path, paths: Sequence[str], max_file_bytes: int) -> list[ParsedFile]:
     parsed: list[ParsedFile] = []
-    with open_directory(str(root)) as handle:
-        for directory, group in groupby(paths, posixpath.dirname):
-            in_directory = list(group)
-            try:
-                with open_beneath(handle, directory) as parent:
-                    parsed += [_parse_in(parser, parent, path, max_file_bytes) for path in in_directory]
-            except RefusedError as error:
-                parsed += [_unread(path, error.refusal.code) for path in in_directory]
+    for directory, group in groupby(paths, posixpath.dirname):
+        in_directory = list(group)
+        try:
+            with open_directory(str(root)) as handle, open_beneath(handle, directory) as parent:
+                parsed += [_parse_in(parser, parent, path, max_file_bytes) for path in in_directory]
+        except RefusedError as error:
+            parsed += [_unread(path, error.refusal.code) for path in in_directory]
     return parsed
 
 

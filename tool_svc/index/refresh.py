@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,33 +58,54 @@ class WorkspaceIndex:
         """
         with self._lock:
             self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            listing = self._source.listing()
-            commit = self._source.commit() or ""
-            if database.is_current(self.path) and self._is_in_step(listing, commit):
-                return listing
-            with self._builders_lock():
-                database.prepare(self.path)
-                with closing(database.connect(self.path)) as connection:
-                    self._load(connection)
-                    self._update(connection, listing, commit)
-            return listing
+            try:
+                return self._refreshed()
+            except sqlite3.DatabaseError as error:
+                if not database.is_damage(error):
+                    raise
+                database.condemn(self.path)
+                return self._refreshed()
 
     def view(self) -> IndexView:
         """The state of the last refresh, or a later one when another process has refreshed since."""
         view = IndexView(self.path)
-        with self._lock:
-            # Reading a hundred thousand rows takes longer than a query should; views of one state share what the first
-            # one read.
-            generation, files = self._files
-            if view.generation == generation:
-                view.share_files(files)
-            else:
-                self._files = view.generation, view.files()
+        with ExitStack() as stack:
+            stack.callback(view.close)
+            with self._lock:
+                # Reading a hundred thousand rows takes longer than a query should; views of one state share what the first
+                # one read.
+                generation, files = self._files
+                if view.generation == generation:
+                    view.share_files(files)
+                else:
+                    self._files = view.generation, view.files()
+            stack.pop_all()
         return view
 
-    def _is_in_step(self, listing: Listing, commit: str) -> bool:
-        with closing(database.connect(self.path)) as connection:
-            meta = self._load(connection)
+    def _refreshed(self) -> Listing:
+        meta: Mapping[str, str] = {}
+        if database.is_current(self.path):
+            with closing(database.connect(self.path)) as connection:
+                meta = self._load(connection)
+        generation = self._generation
+        listing, commit = self._present_files()
+        if self._is_in_step(meta, listing, commit):
+            return listing
+        with self._builders_lock():
+            database.prepare(self.path)
+            with closing(database.connect(self.path)) as connection:
+                meta = self._load(connection)
+                if self._generation != generation:
+                    # Another process has built meanwhile, from files that may be newer than those listed above.
+                    listing, commit = self._present_files()
+                if not self._is_in_step(meta, listing, commit):
+                    self._update(connection, listing, commit)
+        return listing
+
+    def _present_files(self) -> tuple[Listing, str]:
+        return self._source.listing(), self._source.commit() or ""
+
+    def _is_in_step(self, meta: Mapping[str, str], listing: Listing, commit: str) -> bool:
         return meta.get(database.COMMIT) == commit and not any(self._differences(listing))
 
     def _load(self, connection: sqlite3.Connection) -> dict[str, str]:
@@ -108,10 +129,16 @@ class WorkspaceIndex:
         contents, live = connection.execute(
             "SELECT (SELECT count(*) FROM content), (SELECT count(*) FROM file)"
         ).fetchone()
-        if contents > _DEAD_CONTENTS_FACTOR * live + _DEAD_CONTENTS_FREE:
-            with database.transaction(connection):
-                database.forget_everything(connection)
-            self._signatures = {}
+        if contents <= _DEAD_CONTENTS_FACTOR * live + _DEAD_CONTENTS_FREE:
+            self._build(connection, listing, commit)
+            return
+        # In one transaction, so that readers see the state before until all is there again.
+        with database.transaction(connection):
+            database.forget_everything(connection)
+            self._generation, self._signatures, self._files = "", {}, ("", {})
+            self._build(connection, listing, commit)
+
+    def _build(self, connection: sqlite3.Connection, listing: Listing, commit: str) -> None:
         stale, gone = self._differences(listing)
         files = self._parse(connection, stale, listing)
         with database.transaction(connection):

@@ -46,10 +46,12 @@ class IndexView:
     """One state of the index at `path`, held until `close`. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = database.connect(path)
+        self._path = path
         self._lock = threading.Lock()
-        self._connection.execute("BEGIN")
-        meta = database.read_meta(self._connection)
+        with database.condemning(path):
+            self._connection = database.connect(path)
+            self._connection.execute("BEGIN")
+            meta = database.read_meta(self._connection)
         self.id = database.snapshot_id(meta)
         self.commit = meta.get(database.COMMIT, "")
         self.generation = meta.get(database.GENERATION, "")
@@ -63,7 +65,7 @@ class IndexView:
     def files(self) -> Mapping[str, IndexedFile]:
         """All files that may be read, by path, in no order."""
         if self._files is None:
-            with self._lock:
+            with self._lock, database.condemning(self._path):
                 self._files = indexed_files(self._connection)
         return self._files
 
@@ -145,7 +147,7 @@ class IndexView:
         return self._all(query, limit)
 
     def _all(self, query: str, *values: object) -> list[Any]:
-        with self._lock:
+        with self._lock, database.condemning(self._path):
             return self._connection.execute(query, values).fetchall()
 
 
