@@ -210,7 +210,7 @@ async def _context(arguments: argparse.Namespace) -> int:
         print(f"{context.system}\n\n{context.user}")
         sys.stderr.write(
             f"at most {context.tokens} tokens, {len(context.included_paths)} of {context.files_total} files, "
-            f"{len(context.left_out_paths)} relevant ones left out\n"
+            f"{context.left_out_count} relevant ones left out\n"
         )
     return COMPLETE
 

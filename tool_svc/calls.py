@@ -88,6 +88,7 @@ class Provenance:
     removed_paths: int = 0
     source_paths: Sequence[str] = ()
     is_truncated: bool = False
+    files_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,7 @@ def _result(
             removed_paths=checked.removed,
             source_paths=checked.paths or context.included[:MAX_SOURCE_PATHS],
             is_truncated=instance.is_truncated,
+            files_left_out=context.left_out_count,
         ),
     )
 

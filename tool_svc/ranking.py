@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tool_svc.index.links import Links
-from tool_svc.index.view import IndexedFile, IndexView, match_any
+from tool_svc.index.view import Accepts, IndexedFile, IndexView, match_any
 from tool_svc.index.words import question_words
 
 # Weights of the columns of the full-text tables, in their order.
@@ -35,49 +36,54 @@ class RankedFile:
     score: float
     signals: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def is_relevant(self) -> bool:
+        """Whether it has to do with the question: recent work alone says nothing about that."""
+        return any(signal != "recency" for signal in self.signals)
 
-def rank(view: IndexView, question: str, accepts: Callable[[IndexedFile], bool]) -> list[RankedFile]:
-    """The accepted files that anything speaks for, the most relevant for `question` first."""
+
+def rank(view: IndexView, question: str, accepts: Accepts) -> list[RankedFile]:
+    """The accepted files that anything speaks for, the most relevant for `question` first. The other files have no part in it."""
     files = view.files()
     words = question_words(question)
     signals = {
-        "content": _content_scores(view, words),
-        "name": _name_scores(view, words),
-        "history": _history_scores(view, words),
+        "content": _content_scores(view, words, accepts),
+        "name": _name_scores(view, words, accepts),
+        "history": _history_scores(view, words, accepts),
         "recency": _recency_scores(view),
     }
     scores: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, values in signals.items():
-        for path, value in _scaled(values).items():
-            if path in files:
-                scores[path][name] = value * SIGNAL_WEIGHTS[name]
-    best = sorted(scores, key=lambda path: -sum(scores[path].values()))[:CANDIDATES]
-    for path, value in _scaled(_link_scores(view, [files[path] for path in best[:LINKED_FROM]], files)).items():
-        scores[path]["links"] = value * SIGNAL_WEIGHTS["links"]
-    ranked = [
-        RankedFile(files[path], sum(added.values()), added) for path, added in scores.items() if accepts(files[path])
-    ]
+
+    def add(signal: str, values: Mapping[str, float]) -> None:
+        for path, value in _scaled({path: value for path, value in values.items() if accepts(path)}).items():
+            scores[path][signal] = value * SIGNAL_WEIGHTS[signal]
+
+    for signal, values in signals.items():
+        add(signal, values)
+    best = heapq.nlargest(LINKED_FROM, scores, key=lambda path: sum(scores[path].values()))
+    add("links", _link_scores(view, [files[path] for path in best], files))
+    ranked = [RankedFile(files[path], sum(added.values()), added) for path, added in scores.items()]
     return sorted(ranked, key=lambda entry: (-entry.score, entry.file.path))
 
 
-def _content_scores(view: IndexView, words: list[str]) -> dict[str, float]:
+def _content_scores(view: IndexView, words: list[str], accepts: Accepts) -> dict[str, float]:
     telling = _telling(view, "words", words)
-    return dict(view.search_contents(match_any(telling), CONTENT_WEIGHTS, CANDIDATES)) if telling else {}
+    return dict(view.search_contents(match_any(telling), CONTENT_WEIGHTS, accepts, CANDIDATES)) if telling else {}
 
 
-def _name_scores(view: IndexView, words: list[str]) -> dict[str, float]:
+def _name_scores(view: IndexView, words: list[str], accepts: Accepts) -> dict[str, float]:
     telling = _telling(view, "names", words)
-    return dict(view.search_names(match_any(telling), NAME_WEIGHTS, CANDIDATES)) if telling else {}
+    return dict(view.search_names(match_any(telling), NAME_WEIGHTS, accepts, CANDIDATES)) if telling else {}
 
 
-def _history_scores(view: IndexView, words: list[str]) -> dict[str, float]:
+def _history_scores(view: IndexView, words: list[str], accepts: Accepts) -> dict[str, float]:
     """Files that commits with similar messages changed: a question in the words of past work is about the files of that
     work.
     """
     telling = _telling(view, "messages", words)
     if not telling:
         return {}
-    similar = view.search_changes(match_any(telling), SIMILAR_COMMITS)
+    similar = view.search_changes(match_any(telling), accepts, SIMILAR_COMMITS)
     paths = view.changed_paths(change_id for change_id, _ in similar)
     scores: dict[str, float] = defaultdict(float)
     for change_id, score in similar:

@@ -135,6 +135,7 @@ class ToolServicer(tool_pb2_grpc.ToolServiceServicer):
             tokens=estimate_tokens(prompt.system) + estimate_tokens(prompt.user),
             included_paths=prompt.context.included,
             left_out_paths=prompt.context.left_out,
+            left_out_count=prompt.context.left_out_count,
             files_total=prompt.context.files_in_scope,
             snapshot_id=prompt.context.snapshot_id,
         )

@@ -66,6 +66,7 @@ def result_to(result: ToolResult) -> tool_pb2.ToolResult:
             removed_paths=facts.removed_paths,
             source_paths=facts.source_paths,
             is_truncated=facts.is_truncated,
+            files_left_out=facts.files_left_out,
         ),
     )
 

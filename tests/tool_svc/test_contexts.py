@@ -15,7 +15,9 @@ from tool_svc.context.documentation import documentation_context
 from tool_svc.context.material import CUT_MARK, estimate_tokens, fill
 from tool_svc.context.request import ContextRequest
 from tool_svc.index.languages import Role
+from tool_svc.ranking import CANDIDATES, SIMILAR_COMMITS
 from tool_svc.workspace.reading import CHANGED_MARK
+from tool_svc.workspace.scope import Scope
 from tool_svc.workspaces import WorkspaceSnapshot
 
 
@@ -158,7 +160,27 @@ def test_the_best_comes_first_and_what_does_not_fit_is_named(tmp_path: Path, bud
     assert estimate_tokens(shown) <= budget
     assert len(prepared.included) + prepared.left_out_count == 61
     assert set(prepared.included).isdisjoint(prepared.left_out)
-    assert first_lines(shown) == list(prepared.included)
+    note = [f"[left out for lack of room: {prepared.left_out_count} more]"] if prepared.left_out else []
+    assert first_lines(shown) == [*prepared.included, *note]
+
+
+def test_files_that_have_nothing_to_do_with_the_query_only_fill_room_and_are_not_missed(tmp_path: Path) -> None:
+    files = {f"other{n:02}.py": f'"""Draws {"pictures " * 20}."""\n' for n in range(30)}
+    root = write_tree(tmp_path / "root", {**files, "zz.py": '"""Renews leases."""\n'})
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        prepared = codebase_context(snapshot.view, request("leases", 500))
+    assert prepared.included[:2] == ("zz.py", "other00.py")
+    assert (len(prepared.included) < 31, prepared.left_out_count) == (True, 0)
+    assert "left out" not in prepared.values["file_headers"]
+
+
+def test_a_file_of_which_one_entry_is_shown_is_not_left_out() -> None:
+    entries = [("a.md", lambda: "word " * 100), ("a.md", lambda: "word " * 100), ("b.md", lambda: "word " * 100)]
+    filling = fill(entries, 250, estimate_tokens)
+    prepared = filling.prepared("s", 2, {})
+    assert (prepared.included, prepared.left_out, prepared.left_out_count) == (("a.md",), ("b.md",), 1)
+    assert filling.text().endswith("\n\n[left out for lack of room: 2 more]")
+    assert estimate_tokens(filling.text()) <= 250
 
 
 def test_a_long_document_is_cut_with_a_mark_and_leaves_room_for_others(tmp_path: Path) -> None:
@@ -238,6 +260,24 @@ def test_files_that_the_best_ones_refer_to_are_ranked(tmp_path: Path) -> None:
         "docs/guide.md",
         "tests/test_api.py",
     }
+
+
+def test_a_narrow_scope_is_ranked_however_much_better_the_rest_matches(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    commit(
+        root, "Renew the lease", {f"lib/lease{n}.py": f'"""Leases {n} leases."""\n' for n in range(CANDIDATES + 100)}
+    )
+    for n in range(SIMILAR_COMMITS + 10):
+        commit(root, "Renew the lease", {"lib/lease0.py": f"x = {n}\n"})
+    commit(root, f"Do more about the lease {'and other things ' * 20}", {"svc/a.py": "x = 1\n"})
+    write_tree(root, {
+        "svc/b.py": f'"""{"Unrelated words here. " * 60}"""\n# a lease is renewed\n', "svc/lease_c.py": "", "svc/d.py": "",
+        "svc/leases.md": "# Leases leases leases\n",
+    })  # fmt: skip
+    with snapshot_of(root, tmp_path / "cache", Scope(directories=["svc"])) as snapshot:
+        best = {entry.file.path: entry.signals for entry in snapshot.view.ranked("lease", [Role.CODE])}
+    assert set(best) == {"svc/a.py", "svc/b.py", "svc/lease_c.py"}
+    assert [best["svc/a.py"]["history"], best["svc/b.py"]["content"], best["svc/lease_c.py"]["name"]] == [0.8, 1.0, 0.5]
 
 
 def test_base_context_tells_layout_date_and_purpose(plain: Path, tmp_path: Path) -> None:

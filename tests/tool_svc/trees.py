@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from tool_svc.workspace.scope import WHOLE, Scope
 from tool_svc.workspaces import Workspaces, WorkspaceSnapshot
 
 
@@ -39,8 +40,8 @@ def commit(root: Path, message: str, files: Mapping[str, str | bytes]) -> str:
     return git(root, "rev-parse", "HEAD")
 
 
-def snapshot_of(root: Path, cache: Path) -> WorkspaceSnapshot:
+def snapshot_of(root: Path, cache: Path, scope: Scope = WHOLE) -> WorkspaceSnapshot:
     """The present state of a folder or repository."""
     workspaces = Workspaces({"it": root}, cache)
     workspaces.refresh("it")
-    return workspaces.snapshot("it")
+    return workspaces.snapshot("it", scope)

@@ -19,14 +19,14 @@ _SHARE_OF_ONE = 0.25
 
 
 def codebase_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
-    """Intent, references and symbols of source files, the relevant ones first, with the header statistics of the scope."""
+    """Intent, references and symbols of the relevant source files, of others while there is room; header statistics of the scope."""
     filling = _fill_with(view, request, summary)
     values = {"query": request.query, "file_headers": filling.text()} | compliance_values(view.of_roles(Role.CODE))
     return filling.prepared(view.id, len(view.files), values)
 
 
 def expert_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
-    """Every section of every header in scope, the relevant files first."""
+    """Every section of the headers of the relevant files, and of all others in scope while there is room."""
     filling = _fill_with(view, request, all_sections)
     return filling.prepared(view.id, len(view.files), {"query": request.query, "file_headers": filling.text()})
 
@@ -63,9 +63,11 @@ def _fill_with(view: ScopedView, request: ContextRequest, describe: Callable[[Fi
     def described(file: IndexedFile) -> str:
         return describe(view.facts([file])[file.path])
 
-    ranked = view.best_first(request.query, [Role.CODE])
-    candidates = ((file.path, partial(described, file)) for file in ranked)
-    return fill(candidates, request.token_budget, request.count_tokens, share=_SHARE_OF_ONE)
+    relevant, others = (
+        ((file.path, partial(described, file)) for file in files)
+        for files in view.best_first(request.query, [Role.CODE])
+    )
+    return fill(relevant, request.token_budget, request.count_tokens, share=_SHARE_OF_ONE, others=others)
 
 
 def _symbols(facts: FileFacts) -> list[str]:

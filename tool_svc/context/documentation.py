@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 
@@ -19,7 +18,8 @@ _MARK_TOKENS = 10
 
 
 def documentation_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
-    """Texts of documents: DOCUMENT_RELATIONSHIPS.md always, then the relevant ones first. Change logs are not among them.
+    """Texts of documents: DOCUMENT_RELATIONSHIPS.md always, the relevant ones, and others while there is room. Change logs are not
+    among them.
 
     Of a document that would take more than half of the budget, the sections that speak of the query are shown.
     """
@@ -30,8 +30,8 @@ def documentation_context(view: ScopedView, request: ContextRequest) -> Prepared
         text = view.text(path)
         return text if text is None else best_sections(text, words, room, request.count_tokens)
 
-    candidates = ((path, partial(shown, path)) for path in _documents(view, request.query))
-    filling = fill(candidates, request.token_budget, request.count_tokens, share=_SHARE_OF_ONE)
+    relevant, others = (((path, partial(shown, path)) for path in paths) for paths in _documents(view, request.query))
+    filling = fill(relevant, request.token_budget, request.count_tokens, share=_SHARE_OF_ONE, others=others)
     return filling.prepared(view.id, len(view.files), {"query": request.query, "documentation_files": filling.text()})
 
 
@@ -74,9 +74,10 @@ def _found(section: list[str], words: list[str]) -> float:
     return sum((word in heading) + (word in body) + min(body.count(word), 10) / 100 for word in words)
 
 
-def _documents(view: ScopedView, query: str) -> Iterator[str]:
+def _documents(view: ScopedView, query: str) -> tuple[list[str], list[str]]:
+    """Paths of the documents to show, and of those that only fill what room is left."""
     always = [path for path in view.files if posixpath.basename(path) == DOCUMENT_RELATIONSHIPS]
-    yield from always
-    for file in view.best_first(query, [Role.DOCUMENT]):
-        if file.path not in always:
-            yield file.path
+    relevant, others = (
+        [file.path for file in files if file.path not in always] for files in view.best_first(query, [Role.DOCUMENT])
+    )
+    return [*always, *relevant], others

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tool_svc.index.languages import Role
 from tool_svc.index.parse import FileFacts
@@ -30,17 +30,22 @@ class ScopedView:
     def ranked(self, query: str, roles: Iterable[Role]) -> list[RankedFile]:
         """Files of these roles that anything speaks for, the most relevant for `query` first."""
         wanted = frozenset(roles)
-        return rank(self._view, query, lambda file: file.role in wanted and file.path in self.files)
 
-    def best_first(self, query: str, roles: Iterable[Role]) -> Iterator[IndexedFile]:
-        """All files of these roles: the relevant ones first, then the others by path."""
-        wanted = frozenset(roles)
-        seen = set()
-        for entry in self.ranked(query, wanted):
-            seen.add(entry.file.path)
-            yield entry.file
-        rest = (path for path, file in self.files.items() if file.role in wanted and path not in seen)
-        yield from (self.files[path] for path in sorted(rest))
+        def accepts(path: str) -> bool:
+            file = self.files.get(path)
+            return file is not None and file.role in wanted
+
+        return rank(self._view, query, accepts)
+
+    def best_first(self, query: str, roles: Iterable[Role]) -> tuple[list[IndexedFile], list[IndexedFile]]:
+        """The files of these roles that have to do with `query`, the most relevant first, and all the others: what was changed
+        lately, then by path."""
+        ranked = self.ranked(query, roles := frozenset(roles))
+        relevant = [entry.file for entry in ranked if entry.is_relevant]
+        recent = [entry.file for entry in ranked if not entry.is_relevant]
+        seen = {entry.file.path for entry in ranked}
+        rest = sorted(path for path, file in self.files.items() if file.role in roles and path not in seen)
+        return relevant, [*recent, *(self.files[path] for path in rest)]
 
     def of_roles(self, *roles: Role) -> list[IndexedFile]:
         """Files of these roles, in no order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,13 @@ from typing import Any
 from tool_svc.index import database
 from tool_svc.index.languages import Role
 from tool_svc.index.parse import FileFacts
+
+# More matches of one search than these are not looked through for accepted ones.
+MOST_MATCHES = 20_000
+_CHANGED_PATHS = "SELECT change_id, path FROM change_file WHERE change_id IN (SELECT value FROM json_each(?))"
+
+Accepts = Callable[[str], bool]
+"""Whether the file at a path counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,33 +95,35 @@ class IndexView:
         )
         return {file.path: FileFacts.from_json(found[file.content_id]) for file in wanted}
 
-    def search_contents(self, expression: str, weights: Sequence[float], limit: int) -> list[tuple[str, float]]:
-        """(path, BM25 score) of the files with the `limit` best contents, best first. Weights are those of the fields."""
+    def search_contents(
+        self, expression: str, weights: Sequence[float], accepts: Accepts, limit: int
+    ) -> list[tuple[str, float]]:
+        """(path, BM25 score) of the accepted files with the best contents, `limit` contents at most, best first. Weights are those
+        of the fields."""
         query = f"""
-            SELECT path, score FROM (
-                SELECT rowid AS content_id, -bm25(words, {_numbers(weights)}) AS score FROM words
-                WHERE words MATCH ? AND EXISTS (SELECT 1 FROM file WHERE content_id = words.rowid)
-                ORDER BY 2 DESC LIMIT ?
-            ) JOIN file USING (content_id) ORDER BY score DESC
+            SELECT rowid, -bm25(words, {_numbers(weights)}) FROM words
+            WHERE words MATCH ? AND EXISTS (SELECT 1 FROM file WHERE content_id = words.rowid) ORDER BY 2 DESC LIMIT ?
         """
-        return self._all(query, expression, limit)
+        paths = "SELECT content_id, path FROM file WHERE content_id IN (SELECT value FROM json_each(?))"
+        found = self._accepted(self._all(query, expression, MOST_MATCHES), paths, accepts, limit)
+        return [(path, score) for _, score, accepted in found for path in accepted]
 
-    def search_names(self, expression: str, weights: Sequence[float], limit: int) -> list[tuple[str, float]]:
-        """(path, BM25 score) of the files with the best matching names, best first."""
-        query = f"""
-            SELECT path, score FROM (
-                SELECT rowid AS id, -bm25(names, {_numbers(weights)}) AS score FROM names WHERE names MATCH ? ORDER BY 2
-                DESC LIMIT ? ) JOIN file USING (id) ORDER BY score DESC
-        """
-        return self._all(query, expression, limit)
-
-    def search_changes(self, expression: str, limit: int) -> list[tuple[int, float]]:
-        """(change id, BM25 score) of the commits with the best matching messages, best first."""
-        return self._all(
-            "SELECT rowid, -bm25(messages) FROM messages WHERE messages MATCH ? ORDER BY 2 DESC LIMIT ?",
-            expression,
-            limit,
+    def search_names(
+        self, expression: str, weights: Sequence[float], accepts: Accepts, limit: int
+    ) -> list[tuple[str, float]]:
+        """(path, BM25 score) of the accepted files with the best matching names, `limit` at most, best first."""
+        query = (
+            f"SELECT rowid, -bm25(names, {_numbers(weights)}) FROM names WHERE names MATCH ? ORDER BY 2 DESC LIMIT ?"
         )
+        paths = "SELECT id, path FROM file WHERE id IN (SELECT value FROM json_each(?))"
+        found = self._accepted(self._all(query, expression, MOST_MATCHES), paths, accepts, limit)
+        return [(path, score) for _, score, accepted in found for path in accepted]
+
+    def search_changes(self, expression: str, accepts: Accepts, limit: int) -> list[tuple[int, float]]:
+        """(change id, BM25 score) of the commits with the best matching messages that changed accepted files, `limit` at most."""
+        query = "SELECT rowid, -bm25(messages) FROM messages WHERE messages MATCH ? ORDER BY 2 DESC LIMIT ?"
+        found = self._accepted(self._all(query, expression, MOST_MATCHES), _CHANGED_PATHS, accepts, limit)
+        return [(change_id, score) for change_id, score, _ in found]
 
     def document_frequencies(self, table: str, words: Iterable[str]) -> dict[str, int]:
         """How many entries of a full-text table (`words`, `names`, `messages`) each of `words` occurs in."""
@@ -126,11 +135,7 @@ class IndexView:
 
     def changed_paths(self, change_ids: Iterable[int]) -> dict[int, list[str]]:
         """The files that each of these commits changed."""
-        paths: dict[int, list[str]] = {}
-        query = "SELECT change_id, path FROM change_file WHERE change_id IN (SELECT value FROM json_each(?))"
-        for change_id, path in self._all(query, json.dumps(list(change_ids))):
-            paths.setdefault(change_id, []).append(path)
-        return paths
+        return self._paths(_CHANGED_PATHS, change_ids)
 
     def recent_changes(self, limit: int) -> list[Change]:
         """The last commits, newest first."""
@@ -145,6 +150,26 @@ class IndexView:
             WHERE change_id > (SELECT max(id) FROM change) - ?
         """
         return self._all(query, limit)
+
+    def _accepted(
+        self, matches: Sequence[tuple[int, float]], paths_query: str, accepts: Accepts, limit: int
+    ) -> list[tuple[int, float, list[str]]]:
+        """(id, score, accepted paths) of the first `limit` matches; when less than half of them have any, of `limit` among all."""
+        found: list[tuple[int, float, list[str]]] = []
+        for portion in (matches[:limit], matches[limit:]):
+            paths = self._paths(paths_query, (id_ for id_, _ in portion))
+            for id_, score in portion:
+                if accepted := [path for path in paths.get(id_, ()) if accepts(path)]:
+                    found.append((id_, score, accepted))
+            if len(found) >= limit // 2:
+                break
+        return found[:limit]
+
+    def _paths(self, query: str, ids: Iterable[int]) -> dict[int, list[str]]:
+        paths: dict[int, list[str]] = {}
+        for id_, path in self._all(query, json.dumps(list(ids))):
+            paths.setdefault(id_, []).append(path)
+        return paths
 
     def _all(self, query: str, *values: object) -> list[Any]:
         with self._lock, database.condemning(self._path):

@@ -197,6 +197,7 @@ class ToolMetadata(_message.Message):
     REMOVED_PATHS_FIELD_NUMBER: _builtins.int
     SOURCE_PATHS_FIELD_NUMBER: _builtins.int
     IS_TRUNCATED_FIELD_NUMBER: _builtins.int
+    FILES_LEFT_OUT_FIELD_NUMBER: _builtins.int
     files_processed: _builtins.int
     """Files whose content or header the model saw."""
     files_total: _builtins.int
@@ -213,6 +214,8 @@ class ToolMetadata(_message.Message):
     """Paths the model named that do not exist and were removed."""
     is_truncated: _builtins.bool
     """Output was cut to the size limit."""
+    files_left_out: _builtins.int
+    """Files that have to do with the query and whose material did not fit the context."""
     @_builtins.property
     def model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the models that answered, in order of first use."""
@@ -249,10 +252,11 @@ class ToolMetadata(_message.Message):
         removed_paths: _builtins.int = ...,
         source_paths: _abc.Iterable[_builtins.str] | None = ...,
         is_truncated: _builtins.bool = ...,
+        files_left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "files_processed", b"files_processed", "files_total", b"files_total", "is_cached", b"is_cached", "is_truncated", b"is_truncated", "model_calls", b"model_calls", "model_ids", b"model_ids", "removed_paths", b"removed_paths", "snapshot_id", b"snapshot_id", "source_paths", b"source_paths", "template_hash", b"template_hash", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "files_left_out", b"files_left_out", "files_processed", b"files_processed", "files_total", b"files_total", "is_cached", b"is_cached", "is_truncated", b"is_truncated", "model_calls", b"model_calls", "model_ids", b"model_ids", "removed_paths", b"removed_paths", "snapshot_id", b"snapshot_id", "source_paths", b"source_paths", "template_hash", b"template_hash", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -707,6 +711,7 @@ class PrepareContextResponse(_message.Message):
     LEFT_OUT_PATHS_FIELD_NUMBER: _builtins.int
     FILES_TOTAL_FIELD_NUMBER: _builtins.int
     SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_COUNT_FIELD_NUMBER: _builtins.int
     system: _builtins.str
     """System text of the LLM, as it would be sent."""
     user: _builtins.str
@@ -717,13 +722,15 @@ class PrepareContextResponse(_message.Message):
     """Files in scope."""
     snapshot_id: _builtins.str
     """Snapshot of the workspace."""
+    left_out_count: _builtins.int
+    """How many files have to do with the query and did not fit."""
     @_builtins.property
     def included_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Files in the context, best first."""
 
     @_builtins.property
     def left_out_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Files that would be relevant but did not fit."""
+        """Files that have to do with the query and did not fit, best first, at most 200."""
 
     def __init__(
         self,
@@ -735,10 +742,11 @@ class PrepareContextResponse(_message.Message):
         left_out_paths: _abc.Iterable[_builtins.str] | None = ...,
         files_total: _builtins.int = ...,
         snapshot_id: _builtins.str = ...,
+        left_out_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files_total", b"files_total", "included_paths", b"included_paths", "left_out_paths", b"left_out_paths", "snapshot_id", b"snapshot_id", "system", b"system", "tokens", b"tokens", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files_total", b"files_total", "included_paths", b"included_paths", "left_out_count", b"left_out_count", "left_out_paths", b"left_out_paths", "snapshot_id", b"snapshot_id", "system", b"system", "tokens", b"tokens", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
