@@ -148,10 +148,11 @@ class JobQueue:
         """The worker's leases that are over, the recent ones first; the first item is empty and says that the watch stands."""
         with self.stops.watch(worker_id) as watch:
             yield ()
-            if recent := await self.reads.stops_since([worker_id], self._clock() - STOP_MEMORY):
+            if recent := watch.unsent(await self.reads.stops_since([worker_id], self._clock() - STOP_MEMORY)):
                 yield recent
             while True:
-                yield await watch.next()
+                if stops := await watch.next():
+                    yield stops
 
     async def oldest_due_ages(self) -> Mapping[str, int]:
         """By kind, for how many microseconds the oldest due job has been so."""

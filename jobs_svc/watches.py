@@ -190,12 +190,16 @@ class StopWatch:
         if self._closed:
             raise self._closed
         self._news.clear()
-        stops = tuple(self._stops.values())
-        self._sent.update(dict.fromkeys(self._stops))
-        self._stops.clear()
+        stops, self._stops = self._stops, {}
+        return self.unsent(stops.values())
+
+    def unsent(self, stops: Iterable[Stop]) -> Sequence[Stop]:
+        """Those of the stops that the worker has not been told of; they are about to be sent."""
+        new = {key: stop for stop in stops if (key := (stop.job_id, stop.fencing_token)) not in self._sent}
+        self._sent.update(dict.fromkeys(new))
         while len(self._sent) > STOPS_REMEMBERED:
             del self._sent[next(iter(self._sent))]
-        return stops
+        return tuple(new.values())
 
 
 class StopWatches:

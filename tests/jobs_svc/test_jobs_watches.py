@@ -45,6 +45,16 @@ async def test_a_stop_watch_that_is_not_read_ends_instead_of_growing() -> None:
     assert caught.value.reason is ErrorReason.WATCHER_TOO_SLOW
 
 
+async def test_a_stop_that_was_read_and_is_published_too_is_sent_once() -> None:
+    stops = StopWatches()
+    first, second = (Stop("w", id_, 1, EndReason.CANCELLED, 0) for id_ in ("j1", "j2"))
+    with stops.watch("w") as watch:
+        stops.publish([first])
+        assert watch.unsent([first]) == (first,)
+        stops.publish([first, second])
+        assert await watch.next() == (second,)
+
+
 def worker(*kinds: str) -> Claimer:
     return Claimer("w", frozenset(kinds), 1)
 
