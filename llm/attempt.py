@@ -184,12 +184,16 @@ class PaidAttempt:
                 if not events:
                     raise ModelCallError(Kind.LOST, "the response ended in the middle", begun=True)
                 patience = settings.stall_seconds
-                text = "".join([reply.feed(event) for event in events])
-                if may_be_late is not (reply.is_answering or bool(reply.stop_reason)):
-                    may_be_late = not may_be_late
-                    limit.reschedule(_loop_time(self._call.last_deadline if may_be_late else self._call.deadline))
-                if text:
-                    await self._listener.on_text(text)
+                pieces: list[str] = []
+                try:
+                    for event in events:
+                        pieces.append(reply.feed(event))
+                finally:  # what was said before a malformed event is heard, whether or not they came together
+                    if may_be_late is not (reply.is_answering or bool(reply.stop_reason)):
+                        may_be_late = not may_be_late
+                        limit.reschedule(_loop_time(self._call.last_deadline if may_be_late else self._call.deadline))
+                    if text := "".join(pieces):
+                        await self._listener.on_text(text)
         except ModelCallError:
             if not reply.stop_reason:
                 raise

@@ -209,11 +209,11 @@ class EventStream:
             self._patience = patience
             self._watchdog = self._loop.call_later(patience, self._look)
         while True:
-            self._waiter = self._loop.create_future()
             self._is_waking = False
             # Looked at after the flag is down: the thread either saw it down and wakes us, or put its item in before.
             if self._inbox:
                 return
+            self._waiter = self._loop.create_future()
             await self._waiter
 
     def _look(self) -> None:

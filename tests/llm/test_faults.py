@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from llm.bedrock import Event, EventStream
 from llm.instance import InstanceResult
 from llm.runner import LlmRunner
 from llm.structured import RESULT_TOOL
@@ -160,6 +161,25 @@ async def test_what_was_said_before_a_stream_broke_is_taken_back_for_a_better_tr
     assert everywhere.text
     assert f"from {NOVA}".startswith(everywhere.text) or f"from {HAIKU}".startswith(everywhere.text)
     assert (everywhere.is_partial, everywhere.reason) == (True, EndReason.LLM_ERROR)
+
+
+async def test_what_comes_together_with_a_malformed_event_is_heard(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_it_comes = EventStream.next
+
+    async def all_at_once(stream: EventStream, patience: float) -> list[Event]:
+        events: list[Event] = []
+        while more := await as_it_comes(stream, patience):
+            events += more
+        return events
+
+    monkeypatch.setattr(EventStream, "next", all_at_once)
+    fault = "event: {contentBlockDelta: {contentBlockIndex: 0}}, after_chunks: 2"
+
+    result = await bench.run(nova=fault, haiku=fault)
+
+    assert result.text == bench.host.text == f"from {NOVA}"[:8]
 
 
 async def test_a_model_that_is_gone_is_not_asked_again_for_a_while(
