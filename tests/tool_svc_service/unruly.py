@@ -44,7 +44,9 @@ class Unruly(Tool):
     placeholders = frozenset({"query"})
 
     def prepare(self, snapshot: WorkspaceSnapshot, request: ContextRequest) -> PreparedContext:
-        with open(os.open(request.query, os.O_RDWR), "wb") as fifo:  # to write only would wait for a reader, in each attempt
+        with open(
+            os.open(request.query, os.O_RDWR), "wb"
+        ) as fifo:  # to write only would wait for a reader, in each attempt
             fifo.write(str(os.getpid()).encode())
         self.act()
         return PreparedContext(snapshot.id, {"query": "orders"}, (), (), (), 0, snapshot.files_total, 0)
