@@ -1,6 +1,6 @@
 """The Python SDK: ask a question, get typed events; `dbp` is its command."""
 
-from dbp_client.client import AskOptions, AsyncClient, RequestEvent
+from dbp_client.client import AskOptions, AsyncClient, ListOptions, RequestEvent
 from dbp_client.errors import AccessDenied, BadRequest, Conflict, LimitReached, NotFound, OutOfTime, Unreachable
 from dbp_client.sync import Client
 from svc_common.errors import ErrorReason, ServiceError
@@ -16,6 +16,7 @@ __all__ = [
     "Conflict",
     "ErrorReason",
     "LimitReached",
+    "ListOptions",
     "NotFound",
     "OutOfTime",
     "RequestEvent",

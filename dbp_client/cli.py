@@ -20,11 +20,10 @@ from typing import Any
 
 from dbp.coordinator.v1 import coordinator_pb2
 from google.protobuf.json_format import MessageToDict
-from rich.console import Console
 
 from dbp_client.client import LONGEST_SECONDS, SHORTEST_SECONDS, AsyncClient, RequestEvent
 from dbp_client.house import SERVICES, House, HouseError
-from dbp_client.view import View, choose_view, show_result, state_name
+from dbp_client.view import View, choose_view, open_console, show_result, state_name
 from llm.audit import verify_chain
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.money import format_usd, parse_usd
@@ -167,7 +166,7 @@ async def _status(arguments: argparse.Namespace) -> int:
     else:
         print(f"{request.id}  {state_name(request.state)}  {request.query}")
         if request.HasField("result"):
-            show_result(Console(highlight=False), request.result)
+            show_result(open_console(), request.result)
     return _OUTCOMES.get(request.result.outcome, COMPLETE)
 
 

@@ -19,6 +19,7 @@ from dbp.common.v1 import common_pb2
 from dbp.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from dbp.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 from dbp.tool.v1 import tool_pb2, tool_pb2_grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from dbp_client.errors import BadRequest, told_apart
 from svc_common.channel import UnaryMethod, call, open_channel, resumed
@@ -66,10 +67,30 @@ class AskOptions(TypedDict, total=False):
     response_schema: str
     """JSON schema of the answer, as JSON; with RESPONSE_FORMAT_JSON only."""
     max_parallel_jobs: int
+    """Jobs that may run at the same time. Default 5, at most 10."""
     max_rounds: int
+    """Rounds of tool calls. Default 4, at most 16."""
     max_jobs: int
+    """Jobs in all. Default 16, at most 64."""
     priority: int
-    """Higher is more urgent. Default 0."""
+    """Higher is more urgent. Default 0, -100 to 100."""
+
+
+class ListOptions(TypedDict, total=False):
+    """Which requests `list_requests` returns; all that is given must hold."""
+
+    tenant: str
+    """Only this tenant's."""
+    states: Sequence[common_pb2.JobState.ValueType]
+    """Only requests in one of these states."""
+    created_after: Timestamp
+    """Only requests created at or after this time."""
+    created_before: Timestamp
+    """Only requests created before this time."""
+    page_size: int
+    """Requests per page. Default and largest 50."""
+    page_token: str
+    """`next_page_token` of the page before."""
 
 
 class AsyncClient:
@@ -111,15 +132,15 @@ class AsyncClient:
         gap or repetition. Leaving the iteration early cancels the request unless `continue_when_detached`; so does the end of this
         process, after the client's patience.
         """
-        timeout = options.get("timeout", DEFAULT_SECONDS)
         request = self._request(query, options)
-        due = asyncio.get_running_loop().time() + timeout
+        clock = asyncio.get_running_loop().time
+        due = clock() + options.get("timeout", DEFAULT_SECONDS)
         seen = 0
         ended = False
 
         def attach(after_sequence: int) -> Any:
             request.after_sequence = after_sequence
-            return self.coordinator.ProcessRequest(request, timeout=due - asyncio.get_running_loop().time())
+            return self.coordinator.ProcessRequest(request, timeout=due - clock())
 
         try:
             with told_apart():
@@ -131,7 +152,8 @@ class AsyncClient:
                             yield response.event
                 except ServiceError as error:
                     # A request that was taken in has its result by its deadline, be it that its news is late.
-                    if error.reason is not ErrorReason.DEADLINE_EXCEEDED or not seen or ended:
+                    is_late = error.reason is ErrorReason.DEADLINE_EXCEEDED or clock() > due
+                    if not is_late or not seen or ended:
                         raise
                     async with aclosing(self.watch(request.request_id, seen)) as events:
                         async for event in events:
@@ -154,14 +176,16 @@ class AsyncClient:
                     yield response.event
 
     async def get(self, request_id: str) -> coordinator_pb2.Request:
+        """A request, with its result once it has ended."""
         request = coordinator_pb2.GetRequestRequest(request_id=request_id)
         return (await self._call(self.coordinator.GetRequest, request)).request
 
-    async def list_requests(self, **fields: Any) -> coordinator_pb2.ListRequestsResponse:
-        """One page of requests, newest first; `fields` are those of `ListRequestsRequest`."""
-        return await self._call(self.coordinator.ListRequests, coordinator_pb2.ListRequestsRequest(**fields))
+    async def list_requests(self, **options: Unpack[ListOptions]) -> coordinator_pb2.ListRequestsResponse:
+        """One page of requests, newest first and without results."""
+        return await self._call(self.coordinator.ListRequests, coordinator_pb2.ListRequestsRequest(**options))
 
     async def cancel(self, request_id: str) -> coordinator_pb2.Request:
+        """Cancels a request and all its work; one that has ended stays as it is."""
         request = coordinator_pb2.CancelRequestRequest(request_id=request_id)
         return (await self._call(self.coordinator.CancelRequest, request)).request
 

@@ -4,22 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from typing import Any, TypeVar, Unpack
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from dbp.coordinator.v1 import coordinator_pb2
-from dbp.tool.v1 import tool_pb2
-
-from dbp_client.client import AskOptions, AsyncClient, RequestEvent
+from dbp_client.client import AsyncClient
 from svc_common.settings import CommonSettings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _LET_GO_SECONDS = 10.0
 
 
+def _waiting(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Client, P], T]:
+    """The method for those who wait for what it returns."""
+
+    @wraps(method)
+    def wait(client: Client, /, *args: P.args, **options: P.kwargs) -> T:
+        return client._run(method(client._client, *args, **options))
+
+    return wait
+
+
+def _iterating(
+    method: Callable[Concatenate[AsyncClient, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Client, P], Generator[T, None, None]]:
+    """The method for those who wait for each of its items. Leaving the iteration leaves it there, too."""
+
+    @wraps(method)
+    def iterate(client: Client, /, *args: P.args, **options: P.kwargs) -> Generator[T, None, None]:
+        items = method(client._client, *args, **options)
+        try:
+            while True:
+                try:
+                    yield client._run(_next(items))
+                except StopAsyncIteration:
+                    return
+        finally:
+            client._run(items.aclose())
+
+    return iterate
+
+
+async def _next(items: AsyncGenerator[T, None]) -> T:
+    return await anext(items)
+
+
 class Client:
-    """A connection to a house, for code without an event loop; a context manager. What it has works as in `AsyncClient`."""
+    """A connection to a house, for code without an event loop. A context manager; its methods are those of `AsyncClient`."""
 
     def __init__(self, settings: CommonSettings | None = None, *, patience: float = 5.0) -> None:
         self._loop = asyncio.new_event_loop()
@@ -37,26 +72,16 @@ class Client:
         self._thread.join()
         self._loop.close()
 
-    def ask(self, query: str, **options: Unpack[AskOptions]) -> Iterator[RequestEvent]:
-        return self._iterate(lambda: self._client.ask(query, **options))
-
-    def watch(self, request_id: str, after_sequence: int = 0) -> Iterator[RequestEvent]:
-        return self._iterate(lambda: self._client.watch(request_id, after_sequence))
-
-    def get(self, request_id: str) -> coordinator_pb2.Request:
-        return self._run(self._client.get(request_id))
-
-    def list_requests(self, **fields: Any) -> coordinator_pb2.ListRequestsResponse:
-        return self._run(self._client.list_requests(**fields))
-
-    def cancel(self, request_id: str) -> coordinator_pb2.Request:
-        return self._run(self._client.cancel(request_id))
-
-    def tools(self) -> Sequence[tool_pb2.Tool]:
-        return self._run(self._client.tools())
-
-    def read_files(self, paths: Sequence[str], workspace: str = "default") -> tool_pb2.ReadFilesResponse:
-        return self._run(self._client.read_files(paths, workspace))
+    ask = _iterating(AsyncClient.ask)
+    watch = _iterating(AsyncClient.watch)
+    get = _waiting(AsyncClient.get)
+    list_requests = _waiting(AsyncClient.list_requests)
+    cancel = _waiting(AsyncClient.cancel)
+    tools = _waiting(AsyncClient.tools)
+    read_files = _waiting(AsyncClient.read_files)
+    prepare_context = _waiting(AsyncClient.prepare_context)
+    audit = _waiting(AsyncClient.audit)
+    verify_ledger = _waiting(AsyncClient.verify_ledger)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Does the work on the client's loop. An interrupt here (Ctrl-C) cancels it there, and waits until it has let go."""
@@ -75,18 +100,3 @@ class Client:
             ended.wait(_LET_GO_SECONDS)
             raise
         return begun[0].result()
-
-    def _iterate(self, begin: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
-        items = begin()
-        try:
-            while True:
-                try:
-                    yield self._run(_next(items))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._run(items.aclose())
-
-
-async def _next(items: AsyncGenerator[T, None]) -> T:
-    return await anext(items)

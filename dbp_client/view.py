@@ -43,7 +43,12 @@ class View(Protocol):
 def choose_view(as_json: bool, out: TextIO = sys.stdout) -> View:
     if as_json:
         return JsonView(out)
-    return LiveView(Console(file=out, highlight=False))
+    return LiveView(open_console(out))
+
+
+def open_console(out: TextIO = sys.stdout) -> Console:
+    """On a terminal lines are broken where it ends; elsewhere they stay whole, for whatever reads them."""
+    return Console(file=out, highlight=False, soft_wrap=not out.isatty())
 
 
 class JsonView:
@@ -156,8 +161,11 @@ def show_result(console: Console, result: Result) -> None:
     style = {"complete": "green", "partial": "yellow", "failed": "red"}[outcome]
     console.print()
     answer = result.answer or "(no answer)"
-    is_read_by_a_person = console.is_terminal and not result.HasField("answer_json")
-    console.print(Padding(Markdown(answer) if is_read_by_a_person else Text(answer), (0, 0, 1, 2)))
+    if console.is_terminal:
+        is_markup = not result.HasField("answer_json")
+        console.print(Padding(Markdown(answer) if is_markup else Text(answer), (0, 0, 1, 2)))
+    else:
+        console.print(Text(answer.strip()), end="\n\n")
     if result.citations:
         console.print("[bold]files[/] " + escape(", ".join(citation.path for citation in result.citations)))
     console.print(

@@ -123,6 +123,12 @@ async def test_a_coordinator_that_is_not_there_yet_is_waited_for() -> None:
             assert (await asking).sequence == 1
 
 
+async def test_a_coordinator_that_is_still_away_at_the_deadline_is_unreachable_and_not_late() -> None:
+    async with AsyncClient(CommonSettings(coordinator_address=f"127.0.0.1:{free_port()}"), patience=30) as client:
+        with pytest.raises(Unreachable):
+            await anext(client.ask("q", timeout=1))
+
+
 async def test_leaving_cancels_unless_the_request_is_to_go_on() -> None:
     front = Front()
     async with serving(front) as settings, AsyncClient(settings, patience=7) as client:
@@ -160,7 +166,7 @@ async def test_the_synchronous_client_does_the_same() -> None:
         with Client(settings) as client:
             left = client.ask("q", request_id="left")
             next(left)
-            left.close()  # type: ignore[attr-defined]  # it is a generator
+            left.close()
             with pytest.raises(NotFound):
                 next(client.ask("nowhere"))
             return [event.sequence for event in client.ask("q", request_id="whole")]
@@ -169,6 +175,13 @@ async def test_the_synchronous_client_does_the_same() -> None:
         assert await asyncio.to_thread(use, settings) == [1, 2, 3, 4, 5, 6]
     assert front.cancelled[0] == "left"
     assert "whole" not in front.cancelled
+
+
+def test_the_synchronous_client_has_all_methods_of_the_other() -> None:
+    def methods(client: type) -> set[str]:
+        return {name for name in vars(client) if not name.startswith("_")}
+
+    assert methods(Client) == methods(AsyncClient)
 
 
 ASK_SYNCHRONOUSLY = """

@@ -105,9 +105,9 @@ async def test_a_cancel_reaches_the_handler_and_its_late_words_are_refused(queue
         try:
             await asyncio.Event().wait()
         finally:
-            cancelled.set()
             with pytest.raises(LeaseLost):
                 await run.save(b"late")
+            cancelled.set()
         return DONE
 
     queue.work(handler)
@@ -240,10 +240,15 @@ async def test_a_report_that_is_refused_ends_its_handler_too(queue: Queue) -> No
 
 
 class SlowQueue(jobs_pb2_grpc.JobsServiceServicer):
-    """Answers a report when it is told to: that its job has ended."""
+    """Answers a report when it is told to: that its job has ended. Has no jobs to give."""
 
     def __init__(self) -> None:
-        self.reported, self.answer = asyncio.Event(), asyncio.Event()
+        self.reported, self.answer, self.claimed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def ClaimJobs(self, request: jobs_pb2.ClaimJobsRequest, context: Any) -> jobs_pb2.ClaimJobsResponse:
+        self.claimed.set()
+        await asyncio.Event().wait()
+        return jobs_pb2.ClaimJobsResponse()
 
     async def ReportJobs(self, request: jobs_pb2.ReportJobsRequest, context: Any) -> jobs_pb2.ReportJobsResponse:
         self.reported.set()
@@ -273,8 +278,8 @@ async def test_a_handler_that_ends_while_its_job_turns_out_to_be_over_frees_its_
     worker.adopt(jobs_pb2.Lease(job=job, fencing_token=1))
     await returned.wait()
     slow.answer.set()
-    await worker.stop(5)
-    assert worker.running == 0
+    await asyncio.wait_for(slow.claimed.wait(), 5)  # it claims for a free place only
+    await worker.stop(0)
     await channel.close(None)
     await server.stop(None)
 
