@@ -19,7 +19,7 @@ _SHARE_OF_ONE = 0.25
 
 
 def codebase_context(view: ScopedView, request: ContextRequest) -> PreparedContext:
-    """Intent, references and symbols of the relevant source files, of others while there is room; header statistics of the scope."""
+    """Intent, references and symbols of relevant source files, of others while there is room; header statistics of the scope."""
     filling = _fill_with(view, request, summary)
     values = {"query": request.query, "file_headers": filling.text()} | compliance_values(view.of_roles(Role.CODE))
     return filling.prepared(view.id, len(view.files), values)
