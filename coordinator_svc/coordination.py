@@ -51,9 +51,9 @@ from svc_common import deadline, telemetry
 from svc_common.channel import AWAY
 from svc_common.errors import ErrorReason, ServiceError
 from svc_common.ids import derived_id
+from svc_common.job_run import JobRun, Outcome
 from svc_common.notes import Channel, NoteType
 from svc_common.times import MICROS, from_timestamp, now
-from svc_common.worker import JobRun, Outcome
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ from opentelemetry.util.types import AttributeValue
 from svc_common import telemetry
 from svc_common.endings import EndReason
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.job_run import JobRun, Outcome
 from svc_common.notes import Channel, NoteType
 from svc_common.server_interceptor import validate
 from svc_common.times import MICROS, from_timestamp
-from svc_common.worker import JobRun, Outcome
 from tool_svc.calls import Execution, Progress, ToolResult
 from tool_svc.engine import ToolEngine
 from tool_svc.wire import call_from, progress_to, result_to

@@ -16,9 +16,10 @@ import jobs_svc.server
 from jobs_svc.settings import JobsSettings
 from svc_common.channel import call, open_channel
 from svc_common.errors import ErrorReason, ServiceError
+from svc_common.job_run import Handler, JobRun, LeaseLost, Outcome
 from svc_common.settings import CommonSettings
 from svc_common.times import MICROS, now
-from svc_common.worker import Handler, JobRun, LeaseLost, Outcome, Worker
+from svc_common.worker import Worker
 
 DONE = jobs_pb2.Success(result=b"done")
 
