@@ -23,6 +23,7 @@ CANDIDATES = 400
 SIMILAR_COMMITS = 60
 LINKED_FROM = 15
 RECENT_COMMITS = 400
+RECENT_CHANGES = 5_000
 RECENCY_HALF_LIFE = 40.0
 # A word in more entries than this says too little to be worth its cost.
 MAX_MATCHES = 12_000
@@ -55,8 +56,9 @@ def rank(view: IndexView, question: str, accepts: Accepts) -> list[RankedFile]:
     scores: dict[str, dict[str, float]] = defaultdict(dict)
 
     def add(signal: str, values: Mapping[str, float]) -> None:
-        for path, value in _scaled({path: value for path, value in values.items() if accepts(path)}).items():
-            scores[path][signal] = value * SIGNAL_WEIGHTS[signal]
+        accepted = {path: value for path, value in values.items() if accepts(path)}
+        for path, value in _scaled(accepted, SIGNAL_WEIGHTS[signal]).items():
+            scores[path][signal] = value
 
     for signal, values in signals.items():
         add(signal, values)
@@ -96,7 +98,7 @@ def _history_scores(view: IndexView, words: list[str], accepts: Accepts) -> dict
 def _recency_scores(view: IndexView) -> dict[str, float]:
     """Files that are being worked on: each recent change counts, half as much every `RECENCY_HALF_LIFE` commits."""
     scores: dict[str, float] = defaultdict(float)
-    for path, age in view.change_ages(RECENT_COMMITS):
+    for path, age in view.change_ages(RECENT_COMMITS, RECENT_CHANGES):
         scores[path] += 0.5 ** (age / RECENCY_HALF_LIFE)
     return {path: math.log1p(value) for path, value in scores.items()}
 
@@ -126,7 +128,7 @@ def _telling(view: IndexView, table: str, words: Iterable[str]) -> list[str]:
     return chosen
 
 
-def _scaled(values: Mapping[str, float]) -> dict[str, float]:
-    """`values` with the highest at 1."""
+def _scaled(values: Mapping[str, float], weight: float) -> dict[str, float]:
+    """`values` with the highest at `weight`."""
     highest = max(values.values(), default=0.0)
-    return {path: value / highest for path, value in values.items()} if highest > 0 else {}
+    return {path: value * weight / highest for path, value in values.items()} if highest > 0 else {}

@@ -143,13 +143,13 @@ class IndexView:
         paths = self.changed_paths(row[0] for row in rows)
         return [Change(row[1], row[2], row[3], tuple(paths.get(row[0], ()))) for row in rows]
 
-    def change_ages(self, limit: int) -> list[tuple[str, int]]:
-        """(path, number of commits since, counted from the newest) for each file changed by the last `limit` commits."""
+    def change_ages(self, commits: int, limit: int) -> list[tuple[str, int]]:
+        """(path, number of commits since, counted from the newest) of the last `limit` changes of files in the last `commits`."""
         query = """
             SELECT path, (SELECT max(id) FROM change) - change_id FROM change_file
-            WHERE change_id > (SELECT max(id) FROM change) - ?
+            WHERE change_id > (SELECT max(id) FROM change) - ? ORDER BY change_id DESC LIMIT ?
         """
-        return self._all(query, limit)
+        return self._all(query, commits, limit)
 
     def _accepted(
         self, matches: Sequence[tuple[int, float]], paths_query: str, accepts: Accepts, limit: int
