@@ -1,29 +1,23 @@
 """How many model calls budget_svc can account for: pairs of ReserveCharge (with dispatch) and SettleCharge per second.
 
-    python bench/budget.py [--quick] [--json] [--seconds N] [--store sqlite|postgresql]
+    python -m bench.budget [--quick] [--json] [--seconds N] [--store sqlite|postgresql] [--only ours|peers]
 
 Each store is a fresh one with its full durability (SQLite synchronous FULL, PostgreSQL fsync on). The service is a process of its
 own, and so is the load: grpc.aio and uvloop on both sides, over loopback. "contended" puts all callers on one budget, "spread"
 gives each its own; all are under one tenant. "echo" is a bare grpc.aio server that answers messages of the same size, two per pair:
-what gRPC itself leaves room for. After each store the ledger must prove its balances.
+what gRPC itself leaves room for. After each store the ledger must prove its balances. LiteLLM, installed into `.bench-venv` at the
+first run, is measured in its own process.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
-import re
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import asdict
 
 import grpc
 import psutil
@@ -31,84 +25,24 @@ import uvloop
 from dbp.budget.v1 import budget_pb2, budget_pb2_grpc
 from dbp.common.v1 import common_pb2
 
+from bench.peers.environment import PeerMissing, python_with, run_peer
+from bench.peers.pairs import Result, measure
 from tests.support.postgres import PostgresServer
+from tests.support.process import ServerProcess
 
-ROOT = Path(__file__).resolve().parent.parent
 CALLERS = (1, 16, 64)
 MODEL = "amazon.nova-lite-v1:0"
-WARM_UP_SECONDS = 0.5
-
-# The two calls of a pair, one to be made after the other, for a given caller and step.
-Calls = Callable[[int, int], Sequence[Callable[[], Awaitable[object]]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Latencies of single calls and of whole pairs; `cpu_us` is what the server's process burnt for a pair."""
-
-    store: str
-    load: str
-    callers: int
-    pairs_per_second: float
-    p50_ms: float
-    p99_ms: float
-    pair_p99_ms: float
-    cpu_us: float
+# The newest whose proxy's own packages can be had from the index as well.
+PACKAGES = ("litellm[proxy]==1.108.7",)
+_PEER_SECONDS = 600
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A started server process."""
-
-    port: int
-    process: psutil.Process
-
-    def cpu_seconds(self) -> float:
-        times = self.process.cpu_times()
-        return times.user + times.system
+def cpu_seconds(server: ServerProcess) -> float:
+    times = psutil.Process(server.pid).cpu_times()
+    return times.user + times.system
 
 
-async def measure(server: Server, store: str, load: str, callers: int, seconds: float, calls: Calls) -> Result:
-    """Has each caller make its pairs one after the other."""
-    per_call: list[float] = []
-    per_pair: list[float] = []
-    pairs = 0
-    burnt = server.cpu_seconds()
-    begin = time.perf_counter() + WARM_UP_SECONDS
-    end = begin + seconds
-
-    async def run(caller: int) -> None:
-        nonlocal pairs
-        step = 0
-        while (started := time.perf_counter()) < end:
-            ended = [started]
-            for call in calls(caller, step):
-                await call()
-                ended.append(time.perf_counter())
-            step += 1
-            pairs += 1
-            if started >= begin:
-                per_call.extend(after - before for before, after in pairwise(ended))
-                per_pair.append(ended[-1] - started)
-
-    await asyncio.gather(*(run(caller) for caller in range(callers)))
-    return Result(
-        store=store,
-        load=load,
-        callers=callers,
-        pairs_per_second=round(len(per_pair) / seconds, 1),
-        p50_ms=quantile_ms(per_call, 0.5),
-        p99_ms=quantile_ms(per_call, 0.99),
-        pair_p99_ms=quantile_ms(per_pair, 0.99),
-        cpu_us=round((server.cpu_seconds() - burnt) / pairs * 1e6, 1),
-    )
-
-
-def quantile_ms(seconds: list[float], share: float) -> float:
-    return round(sorted(seconds)[int(len(seconds) * share)] * 1000, 2)
-
-
-async def bench_budget(server: Server, store: str, loads: list[tuple[str, int]], seconds: float) -> list[Result]:
+async def bench_budget(server: ServerProcess, store: str, loads: list[tuple[str, int]], seconds: float) -> list[Result]:
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
     stub = budget_pb2_grpc.BudgetServiceStub(channel)
     usage = common_pb2.TokenUsage(input_tokens=900, output_tokens=150, cache_read_tokens=100)
@@ -138,7 +72,7 @@ async def bench_budget(server: Server, store: str, loads: list[tuple[str, int]],
                 lambda: stub.SettleCharge(settle, timeout=30),
             )
 
-        results.append(await measure(server, store, load, callers, seconds, calls))
+        results.append(await measure(store, load, callers, seconds, calls, lambda: cpu_seconds(server)))
     proof = await stub.VerifyLedger(budget_pb2.VerifyLedgerRequest(), timeout=300)
     if proof.differences:
         sys.exit(f"the ledger of {store} does not prove its balances: {proof.differences}")
@@ -146,7 +80,7 @@ async def bench_budget(server: Server, store: str, loads: list[tuple[str, int]],
     return results
 
 
-async def bench_echo(server: Server, loads: list[tuple[str, int]], seconds: float) -> list[Result]:
+async def bench_echo(server: ServerProcess, loads: list[tuple[str, int]], seconds: float) -> list[Result]:
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
     echo = channel.unary_unary("/bench.Echo/Echo", request_serializer=bytes, response_deserializer=bytes)
     # About the size of a reservation and of a charge on the wire.
@@ -156,7 +90,7 @@ async def bench_echo(server: Server, loads: list[tuple[str, int]], seconds: floa
         return (lambda: echo(message, timeout=30),) * 2
 
     callers = sorted({callers for _, callers in loads})
-    results = [await measure(server, "none", "echo", each, seconds, calls) for each in callers]
+    results = [await measure("none", "echo", each, seconds, calls, lambda: cpu_seconds(server)) for each in callers]
     await channel.close(None)
     return results
 
@@ -173,45 +107,49 @@ async def serve_echo() -> None:
     await server.wait_for_termination()
 
 
-@contextmanager
-def process(*command: str, **environment: str) -> Iterator[Server]:
-    """A process of ours that tells its port on its standard error; ended with the block."""
-    child = subprocess.Popen(
-        [sys.executable, *command],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}", **environment},
-    )
-    assert child.stderr is not None
+@asynccontextmanager
+async def running(server: ServerProcess) -> AsyncIterator[ServerProcess]:
+    await server.start()
     try:
-        for line in child.stderr:
-            if found := re.search(r"serves on port (\d+)", line):
-                yield Server(int(found[1]), psutil.Process(child.pid))
-                return
-        raise RuntimeError(f"{command} ended with {child.wait()}")
+        yield server
     finally:
-        child.terminate()
-        child.communicate(timeout=30)
+        await server.stop()
 
 
-@contextmanager
-def budget_process(store: str) -> Iterator[Server]:
-    with ExitStack() as stack:
-        if store == "sqlite":
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dbp-bench-"))
-            url = f"sqlite:///{folder}/budget.sqlite"
-        else:
-            postgres = PostgresServer({"fsync": "on", "full_page_writes": "on"})
-            stack.callback(postgres.close)
-            postgres.start()
-            url = postgres.url
-        environment = {
-            "DBP_BUDGET_LISTEN": "127.0.0.1:0",
-            "DBP_BUDGET_DATABASE_URL": url,
-            "DBP_BUDGET_DEFAULT_TENANT": '{"limit_usd": "1000000"}',
-        }
-        yield stack.enter_context(process("-m", "budget_svc", **environment))
+async def measure_ours(stores: Sequence[str], loads: list[tuple[str, int]], seconds: float) -> list[Result]:
+    async with running(ServerProcess("-m", "bench.budget", "--serve-echo")) as server:
+        results = await bench_echo(server, loads, seconds)
+    for store in stores:
+        with ExitStack() as stack:
+            if store == "sqlite":
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dbp-bench-"))
+                url = f"sqlite:///{folder}/budget.sqlite"
+            else:
+                postgres = PostgresServer({"fsync": "on", "full_page_writes": "on"})
+                stack.callback(postgres.close)
+                postgres.start()
+                url = postgres.url
+            service = ServerProcess(
+                *("-m", "budget_svc"),
+                listen="DBP_BUDGET_LISTEN",
+                DBP_BUDGET_DATABASE_URL=url,
+                DBP_BUDGET_DEFAULT_TENANT='{"limit_usd": "1000000"}',
+            )
+            async with running(service) as server:
+                results += await bench_budget(server, store, loads, seconds)
+    return results
+
+
+def measure_litellm(callers: Sequence[int], seconds: float) -> list[Result]:
+    """Nothing where it cannot be measured."""
+    try:
+        python = python_with("litellm", PACKAGES)
+        command = [str(python), "-m", "bench.peers.on_litellm", str(seconds), *map(str, callers)]
+        lines = run_peer(command, _PEER_SECONDS).splitlines()
+    except PeerMissing as missing:
+        print(f"LiteLLM is missing: {missing}", file=sys.stderr)
+        return []
+    return [Result(**json.loads(line)) for line in lines if line.startswith("{")]
 
 
 def main() -> None:
@@ -223,16 +161,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long each load lasts")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), action="append", help="default: both")
+    parser.add_argument("--only", choices=("ours", "peers"), help="default: both")
     options = parser.parse_args()
     seconds = 2.0 if options.quick else options.seconds
     callers = CALLERS[-1:] if options.quick else CALLERS
     loads = [(load, each) for each in callers for load in ("contended", "spread")]
     results = []
-    with process(str(Path(__file__).resolve()), "--serve-echo") as server:
-        results += uvloop.run(bench_echo(server, loads, seconds))
-    for store in options.store or ("sqlite", "postgresql"):
-        with budget_process(store) as server:
-            results += uvloop.run(bench_budget(server, store, loads, seconds))
+    if options.only != "peers":
+        results += uvloop.run(measure_ours(options.store or ("sqlite", "postgresql"), loads, seconds))
+    if options.only != "ours":
+        results += measure_litellm(callers, seconds)
     if options.json:
         for result in results:
             print(json.dumps(asdict(result)))
