@@ -109,7 +109,11 @@ class JobsService:
 async def start(settings: JobsSettings, clock: Clock = now) -> JobsService:
     """Migrates the store, listens and serves. Raises StartupError when the URL or the address cannot be used."""
     service = JobsService(settings, clock)
-    await service.start()
+    try:
+        await service.start()
+    except BaseException:
+        await service.stop()
+        raise
     return service
 
 
