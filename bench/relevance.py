@@ -1,11 +1,12 @@
 """Does the context hold the right files? Asks the ranking for past commits, by their messages.
 
-    python bench/relevance.py REPOSITORY [--commits 300] [--revision HEAD]
+    python -m bench.relevance [REPOSITORY] [--quick] [--commits 300] [--revision HEAD] [--json FILE]
 
 Each of the last non-merge commits is a question: its message is the query, the files it changed (as they were before
 it) are the right answer. The index is built from nothing at the commit's parent, so no signal can see the commit itself
 or anything later. Beside ours stand plain BM25 over the files' text and ripgrep: files with the most distinct words of
-the message, then with the most matches.
+the message, then with the most matches. Commits that changed no file which was there before and may be read ask nothing;
+all others count, however many files they changed. Without a repository it is this one.
 
 Recall at N files is the share of right files among the first N. Recall at N tokens is the share that has a block within
 the first N tokens when blocks (intent and symbols of code, the first lines of anything else) are laid out in each
@@ -15,18 +16,22 @@ ranking's order.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
-import shutil
+import statistics
 import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import bm25s
 
+from bench.peers.environment import ROOT, PeerMissing
+from bench.trees import ripgrep
 from tool_svc.context.codebase import summary
 from tool_svc.context.material import estimate_tokens
 from tool_svc.index.languages import Role
@@ -36,7 +41,7 @@ from tool_svc.workspaces import Workspaces, WorkspaceSnapshot
 
 AT_FILES = (5, 10, 20)
 AT_TOKENS = (2_000, 8_000)
-MAX_RIGHT_FILES = 20
+QUICK_COMMITS = 12
 SHOWN_CHARACTERS = 600
 # Added by tools and people about who, not what.
 _TRAILER = re.compile(r"^(?:[A-Z][\w-]+-by|Change-Id|Closes|Fixes|Refs):.*$", re.MULTILINE)
@@ -82,7 +87,7 @@ def plain_bm25(texts: Mapping[str, str], query: str) -> list[str]:
     return [path for path, score in sorted(zip(paths, scores, strict=True), key=lambda pair: -pair[1]) if score > 0]
 
 
-def ripgrep_keywords(texts: Mapping[str, str], query: str, folder: Path) -> list[str]:
+def ripgrep_keywords(rg: str, texts: Mapping[str, str], query: str, folder: Path) -> list[str]:
     """Files by the number of distinct words of `query` in them, then by the number of lines that hold any."""
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -91,17 +96,8 @@ def ripgrep_keywords(texts: Mapping[str, str], query: str, folder: Path) -> list
     distinct: Counter[str] = Counter()
     lines: Counter[str] = Counter()
     for word in sorted(words)[:40]:
-        command = [
-            "rg",
-            "--no-ignore",
-            "--hidden",
-            "--ignore-case",
-            "--word-regexp",
-            "--fixed-strings",
-            "--count",
-            word,
-            ".",
-        ]
+        every = [rg, "--no-ignore", "--hidden", "--ignore-case", "--word-regexp", "--fixed-strings"]
+        command = [*every, "--count", word, "."]
         output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60).stdout
         for line in output.splitlines():
             path, _, count = line.removeprefix("./").rpartition(":")
@@ -137,13 +133,13 @@ def recalls(ranked: Sequence[str], right: frozenset[str], tokens: Mapping[str, i
     return [found / len(right) for found in (*at_files, *at_tokens)]
 
 
-def ask(repository: Path, question: Question, has_ripgrep: bool) -> dict[str, list[float]] | None:
+def ask(repository: Path, question: Question, rg: str | None) -> dict[str, list[float]] | None:
     """Recalls of each way to rank; None when none of the right files may be read."""
     with tempfile.TemporaryDirectory() as scratch:
         workspaces = Workspaces({"repository": f"{repository}@{question.parent}"}, Path(scratch) / "cache")
         with workspaces.snapshot("repository") as snapshot:
             right = frozenset(path for path in question.right if snapshot.holds(path))
-            if not right:
+            if not right or not question.message:
                 return None
             texts = {path: snapshot.view.text(path) or "" for path in snapshot.view.files}
             tokens = block_tokens(snapshot, texts)
@@ -151,45 +147,57 @@ def ask(repository: Path, question: Question, has_ripgrep: bool) -> dict[str, li
                 "ours": [entry.file.path for entry in snapshot.view.ranked(question.message, Role)],
                 "plain BM25": plain_bm25(texts, question.message),
             }
-            if has_ripgrep:
-                rankings["ripgrep"] = ripgrep_keywords(texts, question.message, Path(scratch) / "files")
+            if rg:
+                rankings["ripgrep"] = ripgrep_keywords(rg, texts, question.message, Path(scratch) / "files")
     return {name: recalls(ranked, right, tokens) for name, ranked in rankings.items()}
 
 
-def table(results: Iterable[dict[str, list[float]]]) -> str:
-    """Mean recalls in percent, as Markdown."""
-    rows = list(results)
-    lines = [
-        "| ranking | "
-        + " | ".join([*(f"@{n} files" for n in AT_FILES), *(f"@{n // 1000}k tokens" for n in AT_TOKENS)])
-        + " |",
-        "|---|" + "---|" * (len(AT_FILES) + len(AT_TOKENS)),
-    ]
-    for name in rows[0]:
-        means = [100 * sum(row[name][column] for row in rows) / len(rows) for column in range(len(rows[0][name]))]
-        lines.append(f"| {name} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+def means(results: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, dict[str, float]]:
+    """Mean recall in percent of each ranking, by what it was measured at."""
+    places = [*(f"{count} files" for count in AT_FILES), *(f"{count // 1000}k tokens" for count in AT_TOKENS)]
+    return {
+        name: {
+            place: round(100 * statistics.fmean(result[name][column] for result in results), 1)
+            for column, place in enumerate(places)
+        }
+        for name in results[0]
+    }
+
+
+def table(by_ranking: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown."""
+    places = list(next(iter(by_ranking.values())))
+    lines = [f"| recall in percent at | {' | '.join(places)} |", "|---|" + "---|" * len(places)]
+    lines += [f"| {name} | {' | '.join(map(str, found.values()))} |" for name, found in by_ranking.items()]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("repository", type=Path, help="a git repository, bare or not")
+    parser.add_argument("repository", nargs="?", type=Path, default=ROOT, help="a git repository, bare or not")
+    parser.add_argument("--quick", action="store_true", help=f"ask about {QUICK_COMMITS} commits")
     parser.add_argument("--commits", type=int, default=300, help="how many non-merge commits to go back (default 300)")
     parser.add_argument("--revision", default="HEAD", help="where to start (default HEAD)")
-    arguments = parser.parse_args()
-    repository = arguments.repository.resolve()
-    has_ripgrep = shutil.which("rg") is not None
-    if not has_ripgrep:
-        print("ripgrep (rg) is not installed: its row is left out")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    options = parser.parse_args()
+    repository = options.repository.resolve()
+    rg = None
+    try:
+        rg = ripgrep()
+    except PeerMissing as error:
+        print(f"the row of ripgrep is left out, it cannot be had: {error}")
     began = time.monotonic()
-    asked = questions(repository, arguments.revision, arguments.commits)
-    usable = [question for question in asked if 0 < len(question.right) <= MAX_RIGHT_FILES and question.message]
-    results = [result for question in usable if (result := ask(repository, question, has_ripgrep)) is not None]
-    print(f"{repository}: {len(results)} of {len(asked)} commits asked about, up to {arguments.revision}")
-    print(f"(left out: no file that was there before, more than {MAX_RIGHT_FILES}, or none that may be read)")
+    asked = questions(repository, options.revision, QUICK_COMMITS if options.quick else options.commits)
+    results = [result for question in asked if (result := ask(repository, question, rg)) is not None]
+    print(
+        f"{repository}: {len(results)} of {len(asked)} commits ask for files that were there before, up to {options.revision}"
+    )
     if results:
-        print(f"\nMean recall in percent:\n\n{table(results)}")
-        print(f"\n{time.monotonic() - began:.0f} s")
+        print(f"\n{table(means(results))}")
+        print(f"\n{time.monotonic() - began:.0f} s; {os.cpu_count()} cores; load average {os.getloadavg()[0]:.1f}")
+    if options.json:
+        figures = {"commits": len(results), "recall": means(results) if results else {}}
+        options.json.write_text(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
