@@ -6,15 +6,13 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from dbp_client.client import AsyncClient
 from svc_common.settings import CommonSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_LET_GO_SECONDS = 10.0
 
 
 def _waiting(
@@ -36,21 +34,36 @@ def _iterating(
 
     @wraps(method)
     def iterate(client: Client, /, *args: P.args, **options: P.kwargs) -> Generator[T, None, None]:
-        items = method(client._client, *args, **options)
+        steps = _Steps(method(client._client, *args, **options))
         try:
             while True:
                 try:
-                    yield client._run(_next(items))
+                    yield client._run(steps.next())
                 except StopAsyncIteration:
                     return
         finally:
-            client._run(items.aclose())
+            client._run(steps.close())
 
     return iterate
 
 
-async def _next(items: AsyncGenerator[T, None]) -> T:
-    return await anext(items)
+class _Steps(Generic[T]):
+    """The items of an asynchronous generator, one by one."""
+
+    def __init__(self, items: AsyncGenerator[T, None]) -> None:
+        self._items = items
+        self._step: asyncio.Task[Any] | None = None
+
+    async def next(self) -> T:
+        self._step = asyncio.current_task()
+        return await anext(self._items)
+
+    async def close(self) -> None:
+        """Ends a step, too, that its caller was interrupted in (Ctrl-C), wherever that was."""
+        if self._step is not None:
+            self._step.cancel()
+            await asyncio.wait({self._step})
+        await self._items.aclose()
 
 
 class Client:
@@ -84,19 +97,4 @@ class Client:
     verify_ledger = _waiting(AsyncClient.verify_ledger)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does the work on the client's loop. An interrupt here (Ctrl-C) cancels it there, and waits until it has let go."""
-        begun: list[asyncio.Task[T]] = []
-        ended = threading.Event()
-
-        def begin() -> None:
-            begun.append(self._loop.create_task(work))
-            begun[0].add_done_callback(lambda _: ended.set())
-
-        self._loop.call_soon_threadsafe(begin)
-        try:
-            ended.wait()
-        except BaseException:
-            self._loop.call_soon_threadsafe(lambda: begun[0].cancel())
-            ended.wait(_LET_GO_SECONDS)
-            raise
-        return begun[0].result()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -184,6 +184,41 @@ def test_the_synchronous_client_has_all_methods_of_the_other() -> None:
     assert methods(Client) == methods(AsyncClient)
 
 
+class StalledFront(Front):
+    """Says that it has accepted a request, and nothing more."""
+
+    async def ProcessRequest(
+        self, request: coordinator_pb2.ProcessRequestRequest, context: Any
+    ) -> AsyncIterator[coordinator_pb2.ProcessRequestResponse]:
+        yield coordinator_pb2.ProcessRequestResponse(event=self._events(0)[0])
+        await asyncio.Event().wait()
+
+
+async def test_an_interrupt_that_hits_before_the_wait_for_the_next_event_cancels_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    front = StalledFront()
+    schedule = asyncio.run_coroutine_threadsafe
+    scheduled = 0
+
+    def interrupted(work: Any, loop: Any) -> Any:
+        nonlocal scheduled
+        scheduled += 1
+        running = schedule(work, loop)
+        if scheduled == 3:  # after the connection and the first event
+            raise KeyboardInterrupt
+        return running
+
+    def use(settings: CommonSettings) -> None:
+        with Client(settings) as client, pytest.raises(KeyboardInterrupt):
+            list(client.ask("q", request_id="asked"))
+
+    async with serving(front) as settings:
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+        await asyncio.to_thread(use, settings)
+    assert front.cancelled == ["asked"]
+
+
 ASK_SYNCHRONOUSLY = """
 import sys
 from dbp_client import Client
