@@ -1,4 +1,4 @@
-"""Workspaces that are commits of a git repository, and git itself when it fails."""
+"""What git adds to a workspace: commits as workspaces, history, and git itself when it fails or is led astray."""
 
 from __future__ import annotations
 
@@ -144,3 +144,67 @@ def test_a_repository_that_is_rewritten_meanwhile_is_right_in_the_end(tmp_path: 
         with workspaces.snapshot(name) as snapshot, snapshot_of(path, tmp_path / "fresh") as fresh:
             assert snapshot.id == fresh.id
             assert snapshot.view.recent_changes(1000) == fresh.view.recent_changes(1000)
+
+
+def test_history_follows_commits_and_rewritten_ones(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    first = commit(root, "Add leases\n\nThey expire.", {"lease.py": "1", "docs/lease.md": "1"})
+    second = commit(root, "Renew leases", {"lease.py": "2"})
+    workspaces = Workspaces({"w": root}, tmp_path / "cache")
+    with workspaces.snapshot("w") as snapshot:
+        assert snapshot.id.startswith(f"git:{second[:12]}+")
+        changes = snapshot.view.recent_changes(10)
+        assert [(change.message, change.paths) for change in changes] == [
+            ("Renew leases", ("lease.py",)),
+            ("Add leases\n\nThey expire.", ("docs/lease.md", "lease.py")),
+        ]
+    git(root, "reset", "-q", "--hard", first)
+    third = commit(root, "Fence leases", {"fence.py": "1"})
+    workspaces.refresh("w")
+    with workspaces.snapshot("w") as snapshot:
+        assert [change.hash for change in snapshot.view.recent_changes(10)] == [third, first]
+
+
+def test_a_key_in_a_commit_message_goes_no_further(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    commit(root, "Rotate AKIA" + "Q3EGV7XJ2LKMNP4R now", {"a.py": "1"})
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        (change,) = snapshot.view.recent_changes(5)
+        assert change.message == "(message withheld: may hold credentials)"
+        assert change.paths == ("a.py",)
+
+
+def test_a_repository_cannot_make_git_run_programs(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    commit(root, "Start", {"a.py": "1"})
+    mark = tmp_path / "ran"
+    for key in ("core.fsmonitor", "core.pager", "gpg.program", "diff.external", "core.sshCommand", "core.askPass"):
+        git(root, "config", key, f"touch {mark};")
+    git(root, "config", "log.showSignature", "true")
+    with snapshot_of(root, tmp_path / "cache") as snapshot:
+        assert len(snapshot.view.recent_changes(5)) == 1
+    assert not mark.exists()
+
+
+def test_a_commit_of_a_bare_repository_is_a_workspace(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    first = commit(root, "Start", {"a.py": '"""Old."""\n', "link": "", "scratchpad/x.md": "", ".env": "A=1"})
+    (root / "link").unlink()
+    (root / "link").symlink_to("/etc/passwd")
+    commit(root, "Change", {"a.py": '"""New."""\n', "b.py": ""})
+    git(tmp_path, "clone", "-q", "--bare", "root", "bare.git")
+    workspaces = Workspaces(
+        {"head": tmp_path / "bare.git", "old": f"{tmp_path / 'bare.git'}@{first}"}, tmp_path / "cache"
+    )
+    with workspaces.snapshot("head") as head, workspaces.snapshot("old") as old:
+        assert head.listing(10) == ["a.py", "b.py"]
+        assert old.listing(10) == ["a.py", "link"]
+        read = head.read_files(["a.py", "link", ".env", "scratchpad/x.md", "none.py"]).files
+        assert [file.content or file.error_code for file in read] == [
+            '"""New."""\n', "NOT_A_FILE", "SECRET", "IGNORED", "NOT_FOUND",
+        ]  # fmt: skip
+        assert old.read_files(["a.py"]).files[0].content == '"""Old."""\n'
+        assert old.id.startswith(f"git:{first[:12]}+")
+    with pytest.raises(ServiceError) as caught:
+        Workspaces({"none": f"{tmp_path / 'bare.git'}@nosuch"}, tmp_path / "cache")
+    assert caught.value.reason is ErrorReason.INVALID_ARGUMENT

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from svc_common.errors import ErrorReason, ServiceError
-from tests.tool_svc import unruly_parsing
-from tests.tool_svc.trees import commit, git, snapshot_of, write_tree
-from tool_svc.index import database, parsers, refresh
+from tests.tool_svc.trees import snapshot_of, write_tree
+from tool_svc.index import database, refresh
 from tool_svc.index.languages import Role
 from tool_svc.index.parsers import FolderParser, ParsedFile
 from tool_svc.index.refresh import WorkspaceIndex
@@ -167,45 +164,6 @@ def test_states_go_when_nobody_asked_for_them_lately_but_not_from_under_their_us
     states.give_back(used)
     with pytest.raises(sqlite3.ProgrammingError):
         used.view.refusals()
-
-
-def test_several_processes_parse_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = write_tree(tmp_path / "root", {f"d{n % 7}/f{n}.py": f'"""File {n % 50}."""\n' for n in range(450)})
-    monkeypatch.setattr(parsers, "PARALLEL_FROM", 10)
-    ids = []
-    for processes in (1, 2):
-        parser = FolderParser(root, max_file_bytes=CAP, processes=processes)
-        source = FilesystemSource(root, max_file_bytes=CAP)
-        index = WorkspaceIndex(source, parser, root, tmp_path / f"cache{processes}", lock_timeout_s=5)
-        index.refresh()
-        with closing(index.view()) as view:
-            ids.append(view.id)
-            assert len(view.files()) == 450
-            assert len(view.search_contents('"41"', (1, 1, 1, 1), bool, 10)) == 9
-    assert ids[0] == ids[1]
-
-
-def test_a_file_that_ends_or_stops_who_parses_it_is_unreadable_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = {f"f{number}.py": f"x = {number}\n" for number in range(20)}
-    root = write_tree(tmp_path / "root", files | {"dies.py": "", "hangs.py": ""})
-    for name, value in {"PARALLEL_FROM": 10, "BATCH": 8, "ANSWER_SECONDS": 2.0, "_serve": unruly_parsing.serve}.items():
-        monkeypatch.setattr(parsers, name, value)
-    parser = FolderParser(root, max_file_bytes=CAP, processes=2)
-    parsed = [file for batch in parser.parse(sorted([*files, "dies.py", "hangs.py"])) for file in batch]
-    refused = {file.path for file in parsed if file.file is not None and file.file.refusal == "UNREADABLE"}
-    assert refused == {"dies.py", "hangs.py"}
-    assert {file.path for file in parsed if file.file is not None and file.file.content_hash} == set(files)
-    assert len(parsed) == 22
-    assert multiprocessing.active_children() == []
-
-
-def test_a_root_that_vanishes_while_it_is_parsed_holds_no_files(root: Path) -> None:
-    parser = FolderParser(root, max_file_bytes=CAP)
-    shutil.rmtree(root)
-    ((parsed,),) = parser.parse(["a.py"])
-    assert parsed.file is None
 
 
 BUILD = """
@@ -406,70 +364,6 @@ def test_waiting_for_another_builder_has_an_end(root: Path, tmp_path: Path) -> N
         Watched(root, tmp_path / "cache", lock_timeout_s=0.1).refresh()
     assert caught.value.reason is ErrorReason.OVERLOADED
     assert caught.value.retry_after is not None
-
-
-def test_history_follows_commits_and_rewritten_ones(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    first = commit(root, "Add leases\n\nThey expire.", {"lease.py": "1", "docs/lease.md": "1"})
-    second = commit(root, "Renew leases", {"lease.py": "2"})
-    workspaces = Workspaces({"w": root}, tmp_path / "cache")
-    with workspaces.snapshot("w") as snapshot:
-        assert snapshot.id.startswith(f"git:{second[:12]}+")
-        changes = snapshot.view.recent_changes(10)
-        assert [(change.message, change.paths) for change in changes] == [
-            ("Renew leases", ("lease.py",)),
-            ("Add leases\n\nThey expire.", ("docs/lease.md", "lease.py")),
-        ]
-    git(root, "reset", "-q", "--hard", first)
-    third = commit(root, "Fence leases", {"fence.py": "1"})
-    workspaces.refresh("w")
-    with workspaces.snapshot("w") as snapshot:
-        assert [change.hash for change in snapshot.view.recent_changes(10)] == [third, first]
-
-
-def test_a_key_in_a_commit_message_goes_no_further(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    commit(root, "Rotate AKIA" + "Q3EGV7XJ2LKMNP4R now", {"a.py": "1"})
-    with snapshot_of(root, tmp_path / "cache") as snapshot:
-        (change,) = snapshot.view.recent_changes(5)
-        assert change.message == "(message withheld: may hold credentials)"
-        assert change.paths == ("a.py",)
-
-
-def test_a_repository_cannot_make_git_run_programs(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    commit(root, "Start", {"a.py": "1"})
-    mark = tmp_path / "ran"
-    for key in ("core.fsmonitor", "core.pager", "gpg.program", "diff.external", "core.sshCommand", "core.askPass"):
-        git(root, "config", key, f"touch {mark};")
-    git(root, "config", "log.showSignature", "true")
-    with snapshot_of(root, tmp_path / "cache") as snapshot:
-        assert len(snapshot.view.recent_changes(5)) == 1
-    assert not mark.exists()
-
-
-def test_a_commit_of_a_bare_repository_is_a_workspace(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    first = commit(root, "Start", {"a.py": '"""Old."""\n', "link": "", "scratchpad/x.md": "", ".env": "A=1"})
-    (root / "link").unlink()
-    (root / "link").symlink_to("/etc/passwd")
-    commit(root, "Change", {"a.py": '"""New."""\n', "b.py": ""})
-    git(tmp_path, "clone", "-q", "--bare", "root", "bare.git")
-    workspaces = Workspaces(
-        {"head": tmp_path / "bare.git", "old": f"{tmp_path / 'bare.git'}@{first}"}, tmp_path / "cache"
-    )
-    with workspaces.snapshot("head") as head, workspaces.snapshot("old") as old:
-        assert head.listing(10) == ["a.py", "b.py"]
-        assert old.listing(10) == ["a.py", "link"]
-        read = head.read_files(["a.py", "link", ".env", "scratchpad/x.md", "none.py"]).files
-        assert [file.content or file.error_code for file in read] == [
-            '"""New."""\n', "NOT_A_FILE", "SECRET", "IGNORED", "NOT_FOUND",
-        ]  # fmt: skip
-        assert old.read_files(["a.py"]).files[0].content == '"""Old."""\n'
-        assert old.id.startswith(f"git:{first[:12]}+")
-    with pytest.raises(ServiceError) as caught:
-        Workspaces({"none": f"{tmp_path / 'bare.git'}@nosuch"}, tmp_path / "cache")
-    assert caught.value.reason is ErrorReason.INVALID_ARGUMENT
 
 
 def test_an_unknown_workspace_is_named_with_those_there_are(root: Path, tmp_path: Path) -> None:
