@@ -1,12 +1,13 @@
 """Does the context hold the right files? Asks the ranking for past commits, by their messages.
 
-    python -m bench.relevance [REPOSITORY] [--quick] [--commits 300] [--revision HEAD] [--json FILE]
+    python -m bench.relevance [REPOSITORY] [--quick] [--commits 300] [--most-files N] [--revision HEAD]
+        [--json FILE]
 
 Each of the last non-merge commits is a question: its message is the query, the files it changed (as they were before
 it) are the right answer. The index is built from nothing at the commit's parent, so no signal can see the commit itself
 or anything later. Beside ours stand plain BM25 over the files' text and ripgrep: files with the most distinct words of
 the message, then with the most matches. Commits that changed no file which was there before and may be read ask nothing;
-all others count, however many files they changed. Without a repository it is this one.
+all others count, unless `--most-files` leaves out those that changed more. Without a repository it is this one.
 
 Recall at N files is the share of right files among the first N. Recall at N tokens is the share that has a block within
 the first N tokens when blocks (intent and symbols of code, the first lines of anything else) are laid out in each
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("repository", nargs="?", type=Path, default=ROOT, help="a git repository, bare or not")
     parser.add_argument("--quick", action="store_true", help=f"ask about {QUICK_COMMITS} commits")
     parser.add_argument("--commits", type=int, default=300, help="how many non-merge commits to go back (default 300)")
+    parser.add_argument("--most-files", type=int, default=10**9, help="leave out commits that changed more files")
     parser.add_argument("--revision", default="HEAD", help="where to start (default HEAD)")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
@@ -188,10 +190,9 @@ def main() -> None:
         print(f"the row of ripgrep is left out, it cannot be had: {error}")
     began = time.monotonic()
     asked = questions(repository, options.revision, QUICK_COMMITS if options.quick else options.commits)
-    results = [result for question in asked if (result := ask(repository, question, rg)) is not None]
-    print(
-        f"{repository}: {len(results)} of {len(asked)} commits ask for files that were there before, up to {options.revision}"
-    )
+    narrow = [question for question in asked if len(question.right) <= options.most_files]
+    results = [result for question in narrow if (result := ask(repository, question, rg)) is not None]
+    print(f"{repository}: {len(results)} of the last {len(asked)} commits, up to {options.revision}")
     if results:
         print(f"\n{table(means(results))}")
         print(f"\n{time.monotonic() - began:.0f} s; {os.cpu_count()} cores; load average {os.getloadavg()[0]:.1f}")

@@ -35,11 +35,13 @@ _LENGTH_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a process is made with: workspaces by name, where their indexes are, and the bytes of address space it may have."""
+    """What a process is made with: workspaces by name, where their indexes are, the bytes of address space it may have, and how
+    texts become vectors, if they do."""
 
     roots: Mapping[str, str]
     indexes: Path
     memory_bytes: int
+    embeddings: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _serve(service: socket.socket, surroundings: Surroundings) -> None:
 
     @functools.cache  # opened when first asked for: looking at all of them may take a while
     def workspaces(name: str) -> Workspaces:
-        return Workspaces({name: surroundings.roots[name]}, surroundings.indexes)
+        return Workspaces({name: surroundings.roots[name]}, surroundings.indexes, embeddings=surroundings.embeddings)
 
     with service, service.makefile("rwb") as stream:
         while (preparation := _received(stream)) is not None:

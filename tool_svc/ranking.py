@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tool_svc.index.links import Links
+from tool_svc.index.meanings import Meanings
 from tool_svc.index.view import Accepts, IndexedFile, IndexView, match_any
 from tool_svc.index.words import question_words
 
@@ -17,11 +18,20 @@ CONTENT_WEIGHTS = (3.0, 4.0, 2.0, 1.0)  # intent, symbols, headings, body
 NAME_WEIGHTS = (3.0, 1.0)  # name, directories
 
 # What each signal can add to a score, the best full-text match counting 1.
-SIGNAL_WEIGHTS: Mapping[str, float] = {"content": 1.0, "name": 0.5, "history": 0.8, "links": 0.25, "recency": 0.35}
+SIGNAL_WEIGHTS: Mapping[str, float] = {
+    "content": 1.0,
+    "name": 0.5,
+    "history": 0.8,
+    "links": 0.25,
+    "recency": 0.35,
+    "meaning": 0.5,
+}
 
 CANDIDATES = 400
 SIMILAR_COMMITS = 60
 LINKED_FROM = 15
+# Among so many of the best the meaning decides, too; each costs a vector when it is first among them.
+COMPARED_MEANINGS = 60
 RECENT_COMMITS = 400
 RECENT_CHANGES = 5_000
 RECENCY_HALF_LIFE = 40.0
@@ -39,11 +49,11 @@ class RankedFile:
 
     @property
     def is_relevant(self) -> bool:
-        """Whether it has to do with the question: recent work alone says nothing about that."""
-        return any(signal != "recency" for signal in self.signals)
+        """Whether it has to do with the question: of recent work alone nobody knows, and everything is near it in meaning."""
+        return not self.signals.keys() <= {"recency", "meaning"}
 
 
-def rank(view: IndexView, question: str, accepts: Accepts) -> list[RankedFile]:
+def rank(view: IndexView, question: str, accepts: Accepts, meanings: Meanings | None = None) -> list[RankedFile]:
     """The accepted files that anything speaks for, the most relevant for `question` first. The other files have no part in it."""
     files = view.files()
     words = question_words(question)
@@ -62,8 +72,13 @@ def rank(view: IndexView, question: str, accepts: Accepts) -> list[RankedFile]:
 
     for signal, values in signals.items():
         add(signal, values)
-    best = heapq.nlargest(LINKED_FROM, scores, key=lambda path: sum(scores[path].values()))
-    add("links", _link_scores(view, [files[path] for path in best], files))
+
+    def best(count: int) -> list[IndexedFile]:
+        return [files[path] for path in heapq.nlargest(count, scores, key=lambda path: sum(scores[path].values()))]
+
+    add("links", _link_scores(view, best(LINKED_FROM), files))
+    if meanings is not None:
+        add("meaning", _meaning_scores(view, meanings, question, best(COMPARED_MEANINGS)))
     ranked = [RankedFile(files[path], sum(added.values()), added) for path, added in scores.items()]
     return sorted(ranked, key=lambda entry: (-entry.score, entry.file.path))
 
@@ -113,6 +128,13 @@ def _link_scores(view: IndexView, best: list[IndexedFile], files: Mapping[str, I
         for target in targets:
             scores[target] += 1.0 / (1 + position) / math.sqrt(len(targets))
     return scores
+
+
+def _meaning_scores(view: IndexView, meanings: Meanings, question: str, best: list[IndexedFile]) -> dict[str, float]:
+    """How near what these files say of themselves is to the question."""
+    facts = view.facts(best)
+    texts = ["\n".join([said.header.intent, *said.headings, " ".join(said.symbols)]) for said in facts.values()]
+    return dict(zip(facts, meanings.similarities(question, texts), strict=True))
 
 
 def _telling(view: IndexView, table: str, words: Iterable[str]) -> list[str]:

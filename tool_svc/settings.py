@@ -54,6 +54,11 @@ class ToolServiceSettings(ServiceSettings):
     prepare_memory_mb: int = Field(
         1024, ge=128, description="address space of each of these processes; a tool that needs more fails"
     )
+    embeddings: str = Field(
+        "",
+        pattern=r"^([\w.]+:\w+)?$",
+        description="module:function that turns texts into vectors, to rank files by meaning, too; by default they are not",
+    )
     max_output_tokens: int = Field(2048, ge=64, le=32_768, description="longest output of one model call")
     max_context_tokens: int = Field(
         24_000, ge=256, le=1_000_000, description="most tokens of prepared context, where model and budget leave more"
@@ -74,4 +79,5 @@ class ToolServiceSettings(ServiceSettings):
         return Limits(self.max_output_tokens, self.max_context_tokens, self.max_rounds, self.max_result_bytes)
 
     def surroundings(self) -> Surroundings:
-        return Surroundings(self.workspaces, self.cache_dir / "indexes", self.prepare_memory_mb * 1024 * 1024)
+        memory_bytes = self.prepare_memory_mb * 1024 * 1024
+        return Surroundings(self.workspaces, self.cache_dir / "indexes", memory_bytes, self.embeddings)

@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from pkgutil import resolve_name
 
 from svc_common.errors import ErrorReason, ServiceError, invalid_field
 from tool_svc.context.base import BaseContext, base_context
 from tool_svc.context.material import CountTokens, estimate_tokens
 from tool_svc.context.scoped import ScopedView
 from tool_svc.index import database
+from tool_svc.index.meanings import Meanings
 from tool_svc.index.parsers import FolderParser, Parser, SourceParser
 from tool_svc.index.refresh import WorkspaceIndex
 from tool_svc.index.states import KeptStates, State
@@ -46,7 +48,8 @@ _WITHHELD = "its content is binary or may hold credentials"
 class Workspaces:
     """The configured workspaces, by name: a folder, or a bare git repository with `@revision` behind it if not at HEAD.
 
-    The index of each is kept beneath `cache`. Raises ServiceError INVALID_ARGUMENT when a root is neither.
+    The index of each is kept beneath `cache`. `embeddings` names an `index.meanings.Embed` as module:function; without one
+    files are not ranked by meaning. Raises ServiceError INVALID_ARGUMENT when a root is neither.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class Workspaces:
         *,
         max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
         lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
+        embeddings: str = "",
     ) -> None:
         self._workspaces = {
-            name: _Workspace(name, str(root), cache, max_file_bytes, lock_timeout_s) for name, root in roots.items()
+            name: _Workspace(name, str(root), cache, max_file_bytes, lock_timeout_s, embeddings)
+            for name, root in roots.items()
         }
 
     @property
@@ -105,7 +110,9 @@ class Workspaces:
 class _Workspace:
     """The parts that serve one root."""
 
-    def __init__(self, name: str, root: str, cache: Path, max_file_bytes: int, lock_timeout_s: float) -> None:
+    def __init__(
+        self, name: str, root: str, cache: Path, max_file_bytes: int, lock_timeout_s: float, embeddings: str
+    ) -> None:
         folder, _, revision = (root, "", "") if Path(root).is_dir() else root.rpartition("@")
         self.name = name
         self.root = Path(folder).resolve()
@@ -126,6 +133,9 @@ class _Workspace:
         directory = cache / _cache_name(self.root, revision)
         self.index = WorkspaceIndex(self.source, parser, self.root, directory, lock_timeout_s=lock_timeout_s)
         self.states = KeptStates(self.index.path)
+        self.meanings = (
+            Meanings(directory / "meanings.sqlite", embeddings, resolve_name(embeddings)) if embeddings else None
+        )
         self._listing: Listing | None = None
 
     def refresh(self) -> Listing:
@@ -174,7 +184,7 @@ class WorkspaceSnapshot:
         self.commit = state.view.commit
         self.has_differed = False
         self.root = workspace.root
-        self.view = ScopedView(state.view, scope, self._text)
+        self.view = ScopedView(state.view, scope, self._text, workspace.meanings)
 
     def __enter__(self) -> WorkspaceSnapshot:
         return self

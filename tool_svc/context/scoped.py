@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from tool_svc.index.languages import Role
+from tool_svc.index.meanings import Meanings
 from tool_svc.index.parse import FileFacts
 from tool_svc.index.view import Change, IndexedFile, IndexView
 from tool_svc.ranking import RankedFile, rank
@@ -16,11 +17,12 @@ ReadText = Callable[[str], "str | None"]
 class ScopedView:
     """The files of `view` that `scope` holds.
 
-    `read_text` gives a file's text, or None when it cannot be read any more.
+    `read_text` gives a file's text, or None when it cannot be read any more. With `meanings` files are ranked by them, too.
     """
 
-    def __init__(self, view: IndexView, scope: Scope, read_text: ReadText) -> None:
+    def __init__(self, view: IndexView, scope: Scope, read_text: ReadText, meanings: Meanings | None = None) -> None:
         self._view = view
+        self._meanings = meanings
         self._read_text = read_text
         self.id = view.id
         self.files: Mapping[str, IndexedFile] = (
@@ -35,7 +37,7 @@ class ScopedView:
             file = self.files.get(path)
             return file is not None and file.role in wanted
 
-        return rank(self._view, query, accepts)
+        return rank(self._view, query, accepts, self._meanings)
 
     def best_first(self, query: str, roles: Iterable[Role]) -> tuple[list[IndexedFile], list[IndexedFile]]:
         """The files of these roles that have to do with `query`, the most relevant first, and all the others: what was changed
