@@ -30,7 +30,7 @@ R = TypeVar("R")
 _SWEEP_BATCH = 500
 _FOLD_BATCH = 500
 # One who waits is answered this long before its caller stops listening.
-_ANSWER_SECONDS = 0.05
+_ANSWER_SHARE, _ANSWER_SECONDS = 0.1, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Keeper:
         """Waits up to `max_wait` seconds for room, and never so long that the caller's deadline passes unanswered."""
         left = deadline.remaining()
         if left is not None:
-            max_wait = min(max_wait, left - _ANSWER_SECONDS)
+            max_wait = min(max_wait, left - min(left * _ANSWER_SHARE, _ANSWER_SECONDS))
         return await self.waiting.reserve(operation, priority=priority, max_wait=max_wait)
 
     async def budget(self, budget_id: str) -> Budget:

@@ -41,9 +41,14 @@ def prompts(tmp_path: Path) -> Path:
 async def preparing(house: ToolHouse, job_id: str, tool: type[Unruly], *, seconds: float = 60) -> psutil.Process:
     """Submits a call of an unruly tool; returns the process that prepares it, once it does."""
     os.mkfifo(fifo := house.folder / f"{job_id}.fifo")
-    with open(os.open(fifo, os.O_RDWR), "rb", buffering=0) as told:  # noqa: ASYNC230
+    told = asyncio.StreamReader()
+    pipe = open(os.open(fifo, os.O_RDWR), "rb", buffering=0)  # noqa: ASYNC230, SIM115
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(told), pipe)
+    try:
         await house.submit(job_id, tool.name, seconds=seconds, query=str(fifo))
-        return psutil.Process(int(await asyncio.to_thread(told.read, 20)))
+        return psutil.Process(int(await asyncio.wait_for(told.read(20), 60)))
+    finally:
+        transport.close()
 
 
 async def start_unruly(house: ToolHouse, prompts: Path) -> None:
@@ -55,7 +60,7 @@ async def test_a_call_succeeds_beside_runaways_that_hold_the_only_process_and_no
 ) -> None:
     await start_unruly(house, prompts)
     for job_id in ("away-1", "away-2"):
-        await preparing(house, job_id, RunsAway, seconds=8)
+        await preparing(house, job_id, RunsAway, seconds=15)
     await house.submit("good")
     good = await house.ended("good")
     assert (good.state, good.attempt) == (common_pb2.JOB_STATE_SUCCEEDED, 1)
@@ -120,7 +125,7 @@ async def test_a_runaway_outlives_its_killed_service_until_its_deadline_at_the_l
     house: ToolHouse, prompts: Path
 ) -> None:
     service = await house.start_worker_process(UNRULY_SERVICE, prompts_dir=prompts)
-    away = await preparing(house, "away", RunsAway, seconds=5)
+    away = await preparing(house, "away", RunsAway, seconds=20)
     service.kill()
     await gone(away)
 

@@ -12,6 +12,7 @@ from pathspec.patterns.gitignore import GitIgnorePatternError
 GITIGNORE = ".gitignore"
 MAX_STARS = 3
 
+_ESCAPED_SLASH = re.compile(r"(?<!\\)((?:\\\\)*)\\/")
 _STARRED = re.compile(r"\*.*\*")
 _GROUP_NAME = re.compile(r"\(\?P<\w+>")
 
@@ -70,7 +71,8 @@ def compile_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
     patterns = []
     for line in lines:
         try:
-            patterns += [pattern for pattern in GitIgnoreSpec.from_lines([_tamed(line)]).patterns if pattern.regex]
+            plain = _ESCAPED_SLASH.sub(r"\1/", line)  # to git it is a slash like any other
+            patterns += [pattern for pattern in GitIgnoreSpec.from_lines([_tamed(plain)]).patterns if pattern.regex]
         except GitIgnorePatternError:
             continue
     return GitIgnoreSpec(patterns)
