@@ -1,4 +1,4 @@
-"""What the model gateway adds to raw boto3, and how fast it lets go: `python bench/model.py [--quick] [--json]`.
+"""What the model gateway adds to raw boto3, and how fast it lets go: `python -m bench.model [--quick] [--json]`.
 
 The scripted endpoint runs in a process of its own, so CPU figures are the client's alone. "raw" is boto3's converse_stream read in
 as many threads as there are streams, "raw waking loop" the same with a bare wake of the event loop per event; "gateway" is a whole
