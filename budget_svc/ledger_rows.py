@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -33,12 +34,19 @@ class LedgerRows:
 
     def __init__(self, *, is_sqlite: bool) -> None:
         sql = self._sql = BulkSql(is_sqlite=is_sqlite)
+        # Every statement of a batch goes by an index: what the planner makes of tables that grow, and of a recursion whose size it
+        # has to guess, is a scan of all of them.
+        off = ", ".join(f"set_config('enable_{way}', 'off', true)" for way in ("seqscan", "hashjoin", "mergejoin"))
+        self._by_index: tuple[str, dict[str, Any]] | None = None if is_sqlite else (f"SELECT {off}", {})
         self._charges = sql.driver_sql(
             f"SELECT {', '.join(CHARGE_COLUMNS)} FROM charges WHERE {sql.among('id', 'ids')} ORDER BY id{sql.for_update()}"
         )
         self._paths = sql.driver_sql(
-            f"WITH RECURSIVE path(id, parent_id) AS (SELECT id, parent_id FROM budgets WHERE {sql.among('id', 'ids')}"
-            f" OR id IN (SELECT budget_id FROM charges WHERE {sql.among('id', 'charge_ids')})"
+            "WITH RECURSIVE wanted(id) AS ("
+            f"SELECT value FROM {sql.rows_of('ids')}"
+            f" UNION SELECT budget_id FROM charges WHERE {sql.among('id', 'charge_ids')}"
+            "), path(id, parent_id) AS ("
+            "SELECT b.id, b.parent_id FROM wanted JOIN budgets b ON b.id = wanted.id"
             " UNION SELECT b.id, b.parent_id FROM path JOIN budgets b ON b.id = path.parent_id)"
             f" SELECT {', '.join(BUDGET_COLUMNS)} FROM budgets WHERE id IN (SELECT id FROM path)"
             f" ORDER BY id{sql.for_update()}"
@@ -54,14 +62,16 @@ class LedgerRows:
         self._insert_rates = sql.insert(tables.rates, ("model_id", "seconds"))
         self._update_rates = sql.update(tables.rates, "model_id", ("seconds",))
 
-    def paths(self, connection: Connection, ids: Iterable[str], charge_ids: Iterable[str]) -> list[Budget]:
-        """The budgets with these ids or with these charges, and all above them."""
-        parameters = {"ids": self._sql.list_of(ids), "charge_ids": self._sql.list_of(charge_ids)}
-        return [budget_from(row) for row in self._sql.read(connection, self._paths, parameters)]
-
-    def charges(self, connection: Connection, ids: Iterable[str]) -> list[Charge]:
-        parameters = {"ids": self._sql.list_of(ids)}
-        return [charge_from(row) for row in self._sql.read(connection, self._charges, parameters)]
+    def paths_and_charges(
+        self, connection: Connection, ids: Iterable[str], charge_ids: Iterable[str]
+    ) -> tuple[list[Budget], list[Charge]]:
+        """The budgets with these ids or with these charges, and all above them; then the charges."""
+        charges = {"ids": self._sql.list_of(charge_ids)}
+        paths = {"ids": self._sql.list_of(ids), "charge_ids": charges["ids"]}
+        _, budgets, known = self._sql.read_all(
+            connection, [self._by_index, (self._paths, paths), (self._charges, charges)]
+        )
+        return [budget_from(row) for row in budgets], [charge_from(row) for row in known]
 
     def rates(self, connection: Connection, model_ids: Iterable[str]) -> list[RateWindow]:
         parameters = {"ids": self._sql.list_of(model_ids)}
@@ -70,6 +80,7 @@ class LedgerRows:
     def save(self, connection: Connection, book: Book) -> None:
         """Writes what the book's operations changed, in an order of ids that is the same in every replica."""
         write = self._sql.write
+        # Waited for before the commit: a row that another replica was first with must be told from all else that may fail.
         with self._sql.together(connection):
             new, changed = sorted(book.new_budgets), sorted(book.changed_budgets)
             write(connection, self._insert_budgets, [budget_to_row(book.budgets[key]) for key in new])

@@ -18,7 +18,7 @@ def fold(connection: Connection, ended_before: int, most: int) -> int:
     charges, ledger = tables.charges.c, tables.ledger.c
     # The lock keeps a late settle out: it finds the charge as it was or no more.
     oldest = select(charges.id, charges.budget_id).where(charges.end_time > 0, charges.end_time < ended_before)
-    rows = connection.execute(oldest.order_by(charges.id).limit(most).with_for_update(skip_locked=True)).all()
+    rows = connection.execute(oldest.order_by(charges.end_time).limit(most).with_for_update(skip_locked=True)).all()
     if not rows:
         return 0
     ids = [row.id for row in rows]

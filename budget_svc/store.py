@@ -38,7 +38,9 @@ class LedgerStore:
         """Applies the operations in order, in one transaction. A refused one gets its ServiceError and changes nothing."""
         for attempt in range(_TRIES):
             try:
-                results, news = self._database.write(lambda connection: self.apply(connection, operations))
+                results, news = self._database.write(
+                    lambda connection: self.apply(connection, operations), pipelined=True
+                )
             except (*ROW_EXISTS, _Overtaken):
                 if attempt == _TRIES - 1:
                     raise
@@ -61,8 +63,7 @@ class LedgerStore:
         budget_ids = {budget_id for each in operations for budget_id in self._budget_ids(each, now)}
         # Rows are locked in one order everywhere - budgets, charges, rates, each by id - so that replicas never deadlock. Whoever
         # changes a charge has its budget, so what is read of charges after the budgets is what holds.
-        budgets = self._rows.paths(connection, budget_ids, charge_ids)
-        charges = self._rows.charges(connection, charge_ids)
+        budgets, charges = self._rows.paths_and_charges(connection, budget_ids, charge_ids)
         if {charge.budget_id for charge in charges}.difference({""}, (budget.id for budget in budgets)):
             raise _Overtaken
         model_ids = {charge.model_id for charge in charges}
