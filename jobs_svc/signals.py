@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from svc_common.errors import ErrorReason, ServiceError
 CHANNEL = "dbp_jobs"
 GATHER_SECONDS = 0.005
 SELF_CHECK_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
 MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes under 8000
 
 
@@ -38,6 +40,7 @@ class Signal:
     workers: set[str] = field(default_factory=set)  # that have something to stop
     retired: set[str] = field(default_factory=set)
     is_all: bool = False
+    asks: bool = False  # who is there
 
     def add(self, changes: Changes) -> None:
         self.readied.update(changes.readied)
@@ -57,10 +60,11 @@ class Signal:
             "retired": sorted(self.retired),
             "roots": sorted(self.roots),
         }
-        payload = json.dumps(content)
+        flags = {"is_all": self.is_all, "asks": self.asks}
+        payload = json.dumps(content | flags)
         while len(payload.encode()) > MAX_PAYLOAD_BYTES:
             content.popitem()
-            payload = json.dumps(content | {"is_all": True})
+            payload = json.dumps(content | flags | {"is_all": True})
         return payload
 
 
@@ -70,28 +74,39 @@ def parse_signal(payload: str) -> tuple[str, Signal]:
     moved = Counter({(kind, Phase(phase)): number for kind, phase, number in content.get("moved", ())})
     readied, freed = (Counter(content.get(name, {})) for name in ("readied", "freed"))
     roots, workers, retired = (set(content.get(name, ())) for name in ("roots", "workers", "retired"))
-    return content["from"], Signal(readied, freed, moved, roots, workers, retired, content.get("is_all", False))
+    return content["from"], Signal(readied, freed, moved, roots, workers, retired, content["is_all"], content["asks"])
 
 
 class Signals:
-    """Sends and receives signals; `on_signal` is called on the loop for those of other replicas."""
+    """Sends and receives signals; `on_signal` is called on the loop for those of other replicas.
+
+    A replica that is alone sends nothing but what its own listener waits for. One that joins asks who is there, and is answered.
+    """
 
     def __init__(self, dsn: str, on_signal: Callable[[Signal], None]) -> None:
         self._dsn = dsn
         self._on_signal = on_signal
         self._name = os.urandom(8).hex()
+        self._loop = asyncio.get_running_loop()
         self._gathered = Signal()
         self._news = asyncio.Event()
+        # Until when, by the loop's clock, there may be others; for good as long as we could not hear them.
+        self._others_until = math.inf
 
     def send(self, changes: Changes) -> None:
         """Tells the other replicas soon."""
-        if changes.moved or changes.events or changes.stops:
+        if self._may_have_others and (changes.moved or changes.events or changes.stops):
             self._gathered.add(changes)
             self._news.set()
 
     def send_retired(self, worker_id: str) -> None:
-        self._gathered.retired.add(worker_id)
-        self._news.set()
+        if self._may_have_others:
+            self._gathered.retired.add(worker_id)
+            self._news.set()
+
+    @property
+    def _may_have_others(self) -> bool:
+        return self._loop.time() < self._others_until
 
     async def run_sender(self) -> None:
         with _lost_as_unavailable():
@@ -104,7 +119,7 @@ class Signals:
                     await asyncio.sleep(GATHER_SECONDS)
                     self._news.clear()
                     signal, self._gathered = self._gathered, Signal()
-                    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, signal.to_json(self._name)))
+                    await self._notify(connection, signal)
 
     async def run_listener(self) -> None:
         """Ends with STORE_UNAVAILABLE when nothing, not even our own signals, was heard for too long."""
@@ -112,8 +127,13 @@ class Signals:
             async with await self._connect() as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
                 self._on_signal(Signal(is_all=True))  # for what was said while nobody listened
-                while await self._hear(connection):
-                    continue
+                await self._notify(connection, Signal(asks=True))
+                self._others_until = self._loop.time() + ANSWER_SECONDS
+                try:
+                    while await self._hear(connection):
+                        continue
+                finally:
+                    self._others_until = math.inf
         raise ServiceError(ErrorReason.STORE_UNAVAILABLE, "the listening connection has fallen silent")
 
     async def _hear(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> bool:
@@ -123,8 +143,15 @@ class Signals:
             has_heard = True
             sender, signal = parse_signal(notify.payload)
             if sender != self._name:
+                self._others_until = self._loop.time() + 3 * SELF_CHECK_SECONDS
+                if signal.asks:
+                    self._gathered.is_all = True  # whatever it may have missed until now
+                    self._news.set()
                 self._on_signal(signal)
         return has_heard
+
+    async def _notify(self, connection: psycopg.AsyncConnection[tuple[object, ...]], signal: Signal) -> None:
+        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, signal.to_json(self._name)))
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
         return await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=5)

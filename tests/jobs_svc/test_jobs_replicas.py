@@ -6,16 +6,20 @@ import asyncio
 import signal
 import sys
 from asyncio.subprocess import PIPE
+from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
+import psycopg
 import pytest
 from externalscaler import externalscaler_pb2, externalscaler_pb2_grpc
 from sqlalchemy import text
 
 from jobs_svc.catch_up import RECOUNT_SECONDS
-from jobs_svc.signals import Signals
+from jobs_svc.job import Phase
+from jobs_svc.signals import CHANNEL, Signal, Signals
 from jobs_svc.statements import Statements
+from jobs_svc.transaction import Changes
 from svc_common.channel import stream
 from svc_common.errors import ErrorReason, ServiceError
 from tests.jobs_svc.client import ABORTED, ACCEPTED, CANCELLED, Client, Services, eventually, new_job, note
@@ -151,6 +155,35 @@ async def test_a_listener_that_hears_nothing_at_all_connects_again(
     for task in (sending, listening):
         task.cancel()
     await asyncio.gather(sending, listening, return_exceptions=True)
+
+
+async def test_a_replica_speaks_of_its_commits_while_there_is_another_and_not_when_it_is_alone(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs_svc.signals.ANSWER_SECONDS", 0.2)
+    heard: list[Signal] = []
+    first, second = Signals(postgres_url, lambda signal: None), Signals(postgres_url, heard.append)
+    changes = Changes(moved=Counter({("work", Phase.READY): 1}), readied=Counter(work=1))
+    loops = [asyncio.create_task(run()) for run in (first.run_sender, first.run_listener)]
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        await connection.execute(f"LISTEN {CHANNEL}")
+
+        async def is_silent() -> bool:
+            first.send(changes)
+            return not [notify async for notify in connection.notifies(timeout=0.3) if "work" in notify.payload]
+
+        await eventually(is_silent)
+    loops += [asyncio.create_task(run()) for run in (second.run_sender, second.run_listener)]
+
+    async def is_heard() -> bool:
+        first.send(changes)
+        return any(signal.readied for signal in heard)
+
+    await eventually(is_heard)
+    assert sum(signal.is_all for signal in heard) == 2  # as it began to listen, and as the other one answered
+    for task in loops:
+        task.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
 
 
 async def test_nothing_is_prepared_on_connections_that_a_pooler_may_change(services: Services) -> None:
