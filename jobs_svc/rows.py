@@ -92,9 +92,11 @@ def live_job(row: Sequence[Any]) -> LiveJob:
     return job
 
 
-def claimed_job(row: Sequence[Any]) -> tuple[LiveJob, Job]:
-    """From the columns of LIVE_FIELDS and CLAIMED_COLUMNS."""
+def claimed_job(row: Sequence[Any]) -> tuple[LiveJob, Job | None]:
+    """From the columns of LIVE_FIELDS and CLAIMED_COLUMNS; the latter are None of a root that comes along."""
     live = live_job(row[: len(LIVE_FIELDS)])
+    if row[-1] is None:
+        return live, None
     payload, priority, traceparent, labels, not_before, checkpoint = row[len(LIVE_FIELDS) :]
     kind, _, tenant = parse_lane(live.lane)
     job = Job(

@@ -48,8 +48,6 @@ class Statements:
             f" UNION ALL SELECT {_LIVE} FROM live WHERE parent_id <> '' AND {among('parent_id', 'parents')}"
         )
         self.live_of_claims = sql(f"SELECT {_LIVE} FROM live WHERE claim_id <> '' AND {among('claim_id', 'ids')}")
-        children = f"SELECT root_id FROM live WHERE {among('id', 'ids')} AND parent_id <> ''"
-        self.roots_of = sql(f"SELECT {_LIVE} FROM live WHERE id IN ({children})")
         self.due = sql("SELECT id FROM live WHERE wake_time BETWEEN :since AND :now ORDER BY wake_time LIMIT :limit")
         self.next_wake = sql("SELECT min(wake_time) FROM live WHERE wake_time >= :since")
         self.last_sequences = sql(f"SELECT id, last_sequence FROM live WHERE {among('id', 'ids')}")
@@ -102,7 +100,11 @@ class Statements:
             f" FROM lanes CROSS JOIN {self._oldest(':share', 'lanes.mark')} ORDER BY l.lane, l.create_time"
         )
         self.running = f"SELECT lane, count(*) FROM live WHERE phase = {Phase.RUNNING:d} GROUP BY lane"
-        self.claimed = sql(f"SELECT {_CLAIMED} FROM live l JOIN jobs j ON j.id = l.id WHERE {among('l.id', 'ids')}")
+        # With the roots, which come without what is claimed.
+        claimed = f"SELECT {_CLAIMED} FROM live l JOIN jobs j ON j.id = l.id WHERE {among('l.id', 'ids')}"
+        nothing = ", ".join(["NULL"] * len(rows.CLAIMED_COLUMNS))
+        roots = f"SELECT root_id FROM live WHERE parent_id <> '' AND {among('id', 'ids')}"
+        self.claimed = sql(f"{claimed} UNION ALL SELECT {_LIVE}, {nothing} FROM live WHERE id IN ({roots})")
 
         self.insert_jobs = bulk.insert(tables.jobs, rows.JOB_COLUMNS)
         self.insert_live = bulk.insert(tables.live, rows.LIVE_COLUMNS)

@@ -257,13 +257,11 @@ class Transaction:
         """What workers are given with the leases of these jobs, and the roots of them."""
         uow = self._uow
         missing = ids - (uow.live.keys() & uow.jobs.keys())
-        claimed, roots = self._read(
-            self._query(self._sql.claimed, ids=missing), self._query(self._sql.roots_of, ids=missing)
-        )
-        for live, job in map(rows.claimed_job, claimed):
+        [found] = self._read(self._query(self._sql.claimed, ids=missing))
+        for live, job in map(rows.claimed_job, found):
             uow.load((live,))
-            uow.jobs[job.id] = job
-        uow.load(map(rows.live_job, roots))
+            if job:
+                uow.jobs[job.id] = job
         self._load_attempt_errors([id_ for id_ in ids if uow.live[id_].attempt])
 
     def _load_attempt_errors(self, ids: Sequence[str]) -> None:
