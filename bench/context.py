@@ -119,7 +119,7 @@ def measure(tree: Path, refreshes: int) -> Ours:
             (tree / "changed_by_bench.py").write_text(f'"""Turn {turn}."""\n')
             changed.append(timed(lambda: refreshed(workspaces)))
             with workspaces.snapshot("tree") as snapshot:
-                elsewhere.append(timed(partial(others.present_snapshot, "tree", snapshot.id)))
+                elsewhere.append(timed(partial(others.opened_snapshot, "tree", snapshot.id)))
         with workspaces.snapshot("tree") as snapshot:
             files = snapshot.files_total
             queries = [timed(partial(snapshot.view.ranked, question, Role)) for question in QUESTIONS * 3]

@@ -117,7 +117,10 @@ class ContextPreparation:
         except BaseException:
             process.kill()
             raise
-        self._give_back(process)
+        if isinstance(answer, Failed):  # who knows what it has left behind
+            process.kill()
+        else:
+            self._give_back(process)
         return answer
 
     def _idle_process(self) -> PrepareProcess | None:

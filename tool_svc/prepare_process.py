@@ -7,18 +7,18 @@ never from the service itself, whose threads (gRPC's among them) would not survi
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import multiprocessing
 import pickle
 import resource
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedIOBase
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from select import select
 from typing import Any
 
 from svc_common.errors import ServiceError
@@ -31,6 +31,8 @@ from tool_svc.workspaces import Workspaces
 logger = logging.getLogger(__name__)
 
 _LENGTH_BYTES = 4
+# Seconds without work after which a process lets go of the states it has opened.
+_REST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +146,19 @@ def _serve(service: socket.socket, surroundings: Surroundings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the service's matter
     resource.setrlimit(resource.RLIMIT_AS, (surroundings.memory_bytes, surroundings.memory_bytes))
 
-    @functools.cache  # opened when first asked for: looking at all of them may take a while
-    def workspaces(name: str) -> Workspaces:
-        return Workspaces({name: surroundings.roots[name]}, surroundings.indexes, embeddings=surroundings.embeddings)
-
+    opened: dict[str, Workspaces] = {}
     with service, service.makefile("rwb") as stream:
-        while (preparation := _received(stream)) is not None:
+        while True:
+            # Who waits for work shall not hold up SQLite's log; who has plenty need not open what is open.
+            if not select([service], [], [], _REST_SECONDS)[0]:
+                for workspaces in opened.values():
+                    workspaces.drop_states()
+            preparation = _received(stream)
+            if preparation is None:
+                return
             # A runaway whose service was killed has nobody to end it but the kernel.
             signal.setitimer(signal.ITIMER_REAL, preparation.seconds)
-            answer = _answer(workspaces, preparation)
+            answer = _answer(surroundings, opened, preparation)
             signal.setitimer(signal.ITIMER_REAL, 0)
             content = pickle.dumps(answer)
             stream.write(len(content).to_bytes(_LENGTH_BYTES) + content)
@@ -167,10 +173,16 @@ def _received(stream: BufferedIOBase) -> Preparation | None:
     return preparation
 
 
-def _answer(workspaces: Callable[[str], Workspaces], preparation: Preparation) -> Answer | OutOfMemory:
+def _answer(
+    surroundings: Surroundings, opened: dict[str, Workspaces], preparation: Preparation
+) -> Answer | OutOfMemory:
+    """Prepares. `opened` are the workspaces that were asked for; the others need not be looked at."""
     name = preparation.workspace
     try:
-        snapshot = workspaces(name).present_snapshot(name, preparation.snapshot_id, preparation.scope)
+        if name not in opened:
+            roots = {name: surroundings.roots[name]}
+            opened[name] = Workspaces(roots, surroundings.indexes, embeddings=surroundings.embeddings)
+        snapshot = opened[name].opened_snapshot(name, preparation.snapshot_id, preparation.scope)
         if snapshot is None:
             return OtherState()
         with snapshot:

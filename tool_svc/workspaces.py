@@ -91,11 +91,17 @@ class Workspaces:
         state = None if database.is_condemned(workspace.index.path) else workspace.states.take(id_)
         return None if state is None else WorkspaceSnapshot(workspace, state, scope)
 
-    def present_snapshot(self, name: str, id_: str, scope: Scope = WHOLE) -> WorkspaceSnapshot | None:
-        """The workspace in the state of this id, if the index is in it now; refreshes nothing. Raises WORKSPACE_NOT_FOUND."""
+    def opened_snapshot(self, name: str, id_: str, scope: Scope = WHOLE) -> WorkspaceSnapshot | None:
+        """The workspace in the state of this id, if another process left the index in it just now; refreshes nothing. The state is
+        kept as any. Raises WORKSPACE_NOT_FOUND."""
         workspace = self._workspace(name)
-        state = workspace.in_index(id_)
+        state = workspace.states.take(id_) or workspace.in_index(id_)
         return None if state is None else WorkspaceSnapshot(workspace, state, scope)
+
+    def drop_states(self) -> None:
+        """Lets go of all states that are kept."""
+        for workspace in self._workspaces.values():
+            workspace.states.drop()
 
     def _workspace(self, name: str) -> _Workspace:
         workspace = self._workspaces.get(name)
@@ -156,15 +162,15 @@ class _Workspace:
             return kept
         if kept is not None:
             self.states.give_back(kept)
-        return self.states.keep(view, listing)
+        return self.states.keep(view, lambda: listing)
 
     def in_index(self, id_: str) -> State | None:
-        """The state of this id, for one user, if the index is in it: as another process that has refreshed it left it."""
+        """Takes the state of this id if the index is in it."""
         view = self.index.view()
         if view.id != id_:
             view.close()
             return None
-        return State(view, functools.cache(self.source.listing), users=1)
+        return self.states.keep(view, functools.cache(self.source.listing))
 
 
 class WorkspaceSnapshot:

@@ -149,7 +149,7 @@ def test_states_go_when_nobody_asked_for_them_lately_but_not_from_under_their_us
         clock[0] = seconds
         (root / "a.py").write_text(f"x = {seconds}\n")
         listing = index.refresh()
-        return states.keep(index.view(), listing)
+        return states.keep(index.view(), lambda: listing)
 
     idle = state_at(0)
     states.give_back(idle)

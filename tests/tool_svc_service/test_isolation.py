@@ -38,15 +38,15 @@ def prompts(tmp_path: Path) -> Path:
     return folder
 
 
-async def preparing(house: ToolHouse, job_id: str, tool: type[Unruly], *, seconds: float = 60) -> psutil.Process:
-    """Submits a call of an unruly tool; returns the process that prepares it, once it does."""
+async def preparing(house: ToolHouse, job_id: str, tool: type[Unruly], *, seconds: float = 60) -> int:
+    """Submits a call of an unruly tool; returns the id of the process that prepares it, once it does."""
     os.mkfifo(fifo := house.folder / f"{job_id}.fifo")
     told = asyncio.StreamReader()
     pipe = open(os.open(fifo, os.O_RDWR), "rb", buffering=0)  # noqa: ASYNC230, SIM115
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(told), pipe)
     try:
         await house.submit(job_id, tool.name, seconds=seconds, query=str(fifo))
-        return psutil.Process(int(await asyncio.wait_for(told.read(20), 60)))
+        return int(await asyncio.wait_for(told.read(20), 60))
     finally:
         transport.close()
 
@@ -96,9 +96,9 @@ async def test_what_goes_wrong_ends_its_own_call_alone_and_says_how(
 
 async def test_a_process_that_was_killed_costs_no_call(house: ToolHouse, prompts: Path) -> None:
     await start_unruly(house, prompts)
-    process = await preparing(house, "first", Ruly)
+    process_id = await preparing(house, "first", Ruly)
     await house.ended("first")
-    process.kill()
+    os.kill(process_id, signal.SIGKILL)
     await house.submit("second")
     second = await house.ended("second")
     assert (second.state, second.attempt) == (common_pb2.JOB_STATE_SUCCEEDED, 1)
@@ -106,14 +106,14 @@ async def test_a_process_that_was_killed_costs_no_call(house: ToolHouse, prompts
 
 async def test_aborting_a_call_ends_its_preparation(house: ToolHouse, prompts: Path) -> None:
     await start_unruly(house, prompts)
-    process = await preparing(house, "away", RunsAway)
+    process = psutil.Process(await preparing(house, "away", RunsAway))
     await call(house.jobs.AbortJobs, jobs_pb2.AbortJobsRequest(job_ids=["away"]))
     await gone(process)
 
 
 async def test_sigterm_gives_the_jobs_of_runaways_back_in_time(house: ToolHouse, prompts: Path) -> None:
     service = await house.start_worker_process(UNRULY_SERVICE, prompts_dir=prompts)
-    away = [await preparing(house, job_id, RunsAway) for job_id in ("away-1", "away-2", "away-3")]
+    away = [psutil.Process(await preparing(house, job_id, RunsAway)) for job_id in ("away-1", "away-2", "away-3")]
     service.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(service.wait(), 10) == 0
     await gone(*away)
@@ -125,7 +125,7 @@ async def test_a_runaway_outlives_its_killed_service_until_its_deadline_at_the_l
     house: ToolHouse, prompts: Path
 ) -> None:
     service = await house.start_worker_process(UNRULY_SERVICE, prompts_dir=prompts)
-    away = await preparing(house, "away", RunsAway, seconds=20)
+    away = psutil.Process(await preparing(house, "away", RunsAway, seconds=20))
     service.kill()
     await gone(away)
 

@@ -42,12 +42,12 @@ class KeptStates:
             state = self._states.get(id_)
             return None if state is None else self._taken(state)
 
-    def keep(self, view: IndexView, listing: Listing) -> State:
+    def keep(self, view: IndexView, listing: Callable[[], Listing]) -> State:
         """Takes a new state and keeps it; one of the same contents that was kept already gives way to it."""
         with self._lock:
             if (known := self._states.pop(view.id, None)) is not None and not known.users:
                 known.view.close()
-            state = self._states[view.id] = State(view, lambda: listing)
+            state = self._states[view.id] = State(view, listing)
             self._taken(state)
             self._drop_old()
             return state
@@ -57,6 +57,14 @@ class KeptStates:
             state.users -= 1
             if not state.users and self._states.get(state.view.id) is not state:
                 state.view.close()
+
+    def drop(self) -> None:
+        """Forgets all states, so that SQLite may begin its log anew."""
+        with self._lock:
+            for state in self._states.values():
+                if not state.users:
+                    state.view.close()
+            self._states.clear()
 
     def _taken(self, state: State) -> State:
         state.users += 1
