@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from tests.tool_svc_service.unruly import (
     write_templates,
 )
 from tool_svc.tools import TOOLS
+from tool_svc.workspaces import Workspaces
 
 UNRULY_SERVICE = "tests.tool_svc_service.unruly"
 
@@ -128,6 +130,20 @@ async def test_a_runaway_outlives_its_killed_service_until_its_deadline_at_the_l
     away = psutil.Process(await preparing(house, "away", RunsAway, seconds=20))
     service.kill()
     await gone(away)
+
+
+async def test_sigterm_does_not_wait_for_an_index_that_is_being_built(house: ToolHouse) -> None:
+    indexes = house.folder / "cache" / "indexes"
+    Workspaces({"default": house.workspace}, indexes).refresh("default")
+    (house.workspace / "new.py").write_text("x = 1\n")
+    (lock,) = indexes.glob("*/lock")
+    with lock.open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        service = await house.start_worker_process()
+        await house.submit("waiting")
+        await anext(event async for event in house.events("waiting") if event.HasField("note"))
+        service.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(service.wait(), 20) == 0
 
 
 async def job(house: ToolHouse, job_id: str) -> jobs_pb2.Job:

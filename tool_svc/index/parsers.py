@@ -197,7 +197,7 @@ def _serve(pipe: Connection, root: Path, max_file_bytes: int) -> None:
     """Body of a parsing process."""
     parser = ContentParser()
     batch: Sequence[str] = ()
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(EOFError, ConnectionError):
         while True:
             pipe.send(_parse_batch(parser, root, batch, max_file_bytes))
             batch = pipe.recv()
