@@ -59,7 +59,7 @@ INSERT INTO words (words, rank) VALUES ('hashsize', {_WORDS_IN_MEMORY_BYTES});
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: with them unpickling takes many times as long
 class FileRow:
     """A file of the present state: where, how large, and either its content or why it has none."""
 
@@ -72,7 +72,7 @@ class FileRow:
     refusal: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: with them unpickling takes many times as long
 class ContentRow:
     """What is kept of one content."""
 

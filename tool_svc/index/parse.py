@@ -67,7 +67,7 @@ class FileFacts:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: with them unpickling takes many times as long
 class SearchText:
     """The fields of a file's content that queries are matched with."""
 

@@ -32,7 +32,7 @@ START_SECONDS = 60.0
 ANSWER_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: with them unpickling takes many times as long
 class ParsedFile:
     """A file as it was read, and its content unless that is refused or was given before. `file` is None for one that is gone."""
 
